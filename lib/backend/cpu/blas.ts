@@ -1,0 +1,62 @@
+import { type Library, openLibrary } from "../../ffi.js";
+import { blockedGemm, type Gemm } from "./gemm.js";
+
+/** The matrix product of the cpu backend and where it comes from. */
+export interface Blas {
+  readonly gemm: Gemm;
+  /** Library path, or undefined for the loop of our own. */
+  readonly library?: string;
+  /** What the library says of itself. */
+  readonly description: string;
+  /** Where a library was looked for in vain. */
+  readonly tried: readonly string[];
+}
+
+const candidates: Partial<Record<NodeJS.Platform, readonly string[]>> = {
+  linux: ["libopenblas.so.0", "libopenblas.so", "libmkl_rt.so.2", "libmkl_rt.so", "libblis.so.4", "libcblas.so.3"],
+  darwin: [
+    "/System/Library/Frameworks/Accelerate.framework/Accelerate",
+    "/opt/homebrew/opt/openblas/lib/libopenblas.dylib",
+    "/usr/local/opt/openblas/lib/libopenblas.dylib",
+  ],
+  win32: ["libopenblas.dll", "openblas.dll", "mkl_rt.2.dll"],
+};
+
+const ROW_MAJOR = 101;
+const [PLAIN, TRANSPOSED] = [111, 112];
+
+/**
+ * Finds a BLAS on the loader's path. The environment variable `ITPO_BLAS` names another library, or is `none` for the
+ * blocked loop of our own.
+ */
+export function findBlas(choice = process.env.ITPO_BLAS): Blas {
+  if (choice === "none") return { gemm: blockedGemm, description: "blocked loop (ITPO_BLAS=none)", tried: [] };
+  const opened = openLibrary(choice ? [choice] : (candidates[process.platform] ?? []));
+  if ("tried" in opened) return { gemm: blockedGemm, description: "blocked loop (no BLAS found)", tried: opened.tried };
+  try {
+    return { gemm: bindGemm(opened), library: opened.path, description: describe(opened), tried: [] };
+  } catch (error) {
+    return { gemm: blockedGemm, description: "blocked loop", tried: [`${opened.path}: ${(error as Error).message}`] };
+  }
+}
+
+function bindGemm(library: Library): Gemm {
+  const prototype = (name: string, real: string) =>
+    `void ${name}(int, int, int, int, int, int, ${real}, const ${real} *, int, const ${real} *, int, ${real}, ${real} *, int)`;
+  const sgemm = library.func(prototype("cblas_sgemm", "float"));
+  const dgemm = library.func(prototype("cblas_dgemm", "double"));
+  return (transposeA, transposeB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) => {
+    if (m === 0 || n === 0) return;
+    const f = c instanceof Float64Array ? dgemm : sgemm;
+    const [ta, tb] = [transposeA ? TRANSPOSED : PLAIN, transposeB ? TRANSPOSED : PLAIN];
+    f(ROW_MAJOR, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  };
+}
+
+function describe(library: Library): string {
+  try {
+    return String(library.func("const char *openblas_get_config(void)")()).trim();
+  } catch {
+    return library.path;
+  }
+}

@@ -1,0 +1,82 @@
+import type { FusedKernels } from "../../backend.js";
+import { type HostMemory, wideOf } from "./host.js";
+
+/** Elements of logits held at once. */
+const CHUNK = 1 << 20;
+
+export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "linearLogprob" | "linearLogprobBackward"> {
+  return {
+    linearLogprob(hidden, weight, targets, temperature) {
+      const [h, w, target] = [host.read(hidden), host.read(weight), host.readInts(targets)];
+      const [tokens, width] = hidden.shape;
+      const [vocabulary] = weight.shape;
+      checkTargets(target, vocabulary);
+      const [logprobs, entropy, lse] = [0, 1, 2].map(() => host.output(wideOf(hidden), tokens));
+      const rows = Math.max(1, Math.min(tokens, Math.floor(CHUNK / vocabulary)));
+      const z = host.scratch(h, rows * vocabulary);
+      for (let from = 0; from < tokens; from += rows) {
+        const count = Math.min(rows, tokens - from);
+        const part = h.subarray(from * width);
+        host.gemm(false, true, count, vocabulary, width, 1 / temperature, part, width, w, width, 0, z, vocabulary);
+        for (let i = 0; i < count; i++) {
+          const at = i * vocabulary;
+          let best = Number.NEGATIVE_INFINITY;
+          for (let j = at; j < at + vocabulary; j++) if (z[j] > best) best = z[j];
+          let sum = 0;
+          let weighted = 0;
+          for (let j = at; j < at + vocabulary; j++) {
+            const e = Math.exp(z[j] - best);
+            sum += e;
+            weighted += e * (z[j] - best);
+          }
+          const log = Math.log(sum);
+          lse.data[from + i] = best + log;
+          logprobs.data[from + i] = z[at + target[from + i]] - best - log;
+          entropy.data[from + i] = log - weighted / sum;
+        }
+      }
+      host.release(z);
+      return { logprobs: logprobs.done(), entropy: entropy.done(), lse: lse.done() };
+    },
+
+    linearLogprobBackward(dLogprobs, dEntropy, hidden, weight, targets, entropy, lse, temperature) {
+      const [dl, de, h, w] = [dLogprobs, dEntropy, hidden, weight].map((ref) => host.read(ref));
+      const [ent, ls, target] = [host.read(entropy), host.read(lse), host.readInts(targets)];
+      const [tokens, width] = hidden.shape;
+      const [vocabulary] = weight.shape;
+      const dHidden = host.output(hidden.storage.dtype, h.length);
+      const dWeight = host.output(weight.storage.dtype, w.length);
+      dWeight.data.fill(0);
+      const rows = Math.max(1, Math.min(tokens, Math.floor(CHUNK / vocabulary)));
+      const z = host.scratch(h, rows * vocabulary);
+      for (let from = 0; from < tokens; from += rows) {
+        const count = Math.min(rows, tokens - from);
+        const part = h.subarray(from * width);
+        host.gemm(false, true, count, vocabulary, width, 1 / temperature, part, width, w, width, 0, z, vocabulary);
+        for (let i = 0; i < count; i++) {
+          const at = i * vocabulary;
+          const [dLogprob, dEnt] = [dl[from + i] / temperature, de[from + i] / temperature];
+          // ∂logprob/∂z = 1[target] − p; ∂entropy/∂z = −p·(log p + entropy).
+          for (let j = at; j < at + vocabulary; j++) {
+            const logp = z[j] - ls[from + i];
+            z[j] = -Math.exp(logp) * (dLogprob + dEnt * (logp + ent[from + i]));
+          }
+          z[at + target[from + i]] += dLogprob;
+        }
+        const into = dHidden.data.subarray(from * width);
+        host.gemm(false, false, count, width, vocabulary, 1, z, vocabulary, w, width, 0, into, width);
+        host.gemm(true, false, vocabulary, width, count, 1, z, vocabulary, part, width, 1, dWeight.data, width);
+      }
+      host.release(z);
+      return { dHidden: dHidden.done(), dWeight: dWeight.done() };
+    },
+  };
+}
+
+function checkTargets(targets: Int32Array, vocabulary: number): void {
+  for (const target of targets) {
+    if (target < 0 || target >= vocabulary) {
+      throw new Error(`linearLogprob: target ${target} is outside the vocabulary [0, ${vocabulary})`);
+    }
+  }
+}

@@ -1,0 +1,96 @@
+import type { ArrayRef, FusedKernels, HeadLayout } from "../../backend.js";
+import type { Floats } from "../gemm.js";
+import { type HostMemory, wideOf } from "./host.js";
+
+/** Normalises `width` elements at `at`; returns 1/rms. */
+function normalize(x: Floats, at: number, width: number, weight: Floats, eps: number, y: Floats): number {
+  let sum = 0;
+  for (let j = 0; j < width; j++) sum += x[at + j] * x[at + j];
+  const rstd = 1 / Math.sqrt(sum / width + eps);
+  for (let j = 0; j < width; j++) y[at + j] = x[at + j] * rstd * weight[j];
+  return rstd;
+}
+
+/** dx = rstd·(dy·w − x·rstd²·mean(dy·w·x)); adds dy·x·rstd to dWeight. */
+function normalizeBackward(
+  dy: Floats,
+  x: Floats,
+  at: number,
+  width: number,
+  weight: Floats,
+  rstd: number,
+  dx: Floats,
+  dWeight: Float64Array,
+): void {
+  let dot = 0;
+  for (let j = 0; j < width; j++) dot += dy[at + j] * weight[j] * x[at + j];
+  const scale = (dot * rstd * rstd * rstd) / width;
+  for (let j = 0; j < width; j++) {
+    dx[at + j] = dy[at + j] * weight[j] * rstd - x[at + j] * scale;
+    dWeight[j] += dy[at + j] * x[at + j] * rstd;
+  }
+}
+
+export function rmsNormKernels(host: HostMemory): Pick<FusedKernels, "rmsNorm" | "rmsNormBackward"> {
+  return {
+    rmsNorm(x, weight, eps) {
+      const [xs, w] = [host.read(x), host.read(weight)];
+      const rows = xs.length / w.length;
+      const y = host.output(x.storage.dtype, xs.length);
+      const rstd = host.output(wideOf(x), rows);
+      for (let r = 0; r < rows; r++) rstd.data[r] = normalize(xs, r * w.length, w.length, w, eps, y.data);
+      return { y: y.done(), rstd: rstd.done() };
+    },
+    rmsNormBackward(dy, x, weight, rstd) {
+      const [dys, xs, w, rs] = [host.read(dy), host.read(x), host.read(weight), host.read(rstd)];
+      const dx = host.output(x.storage.dtype, xs.length);
+      const sum = new Float64Array(w.length);
+      for (let r = 0; r < rs.length; r++) normalizeBackward(dys, xs, r * w.length, w.length, w, rs[r], dx.data, sum);
+      return { dx: dx.done(), dWeight: put(host, weight, sum) };
+    },
+  };
+}
+
+export function qkNormKernels(host: HostMemory): Pick<FusedKernels, "qkNorm" | "qkNormBackward"> {
+  return {
+    qkNorm(x, q, k, layout, eps) {
+      const [xs, qw, kw] = [host.read(x), host.read(q), host.read(k)];
+      const y = host.output(x.storage.dtype, xs.length);
+      const rstd = host.output(wideOf(x), x.shape[0] * (layout.heads + layout.kvHeads));
+      y.data.set(xs);
+      eachHead(x, layout, (at, isQuery, i) => {
+        rstd.data[i] = normalize(xs, at, layout.headDim, isQuery ? qw : kw, eps, y.data);
+      });
+      return { y: y.done(), rstd: rstd.done() };
+    },
+    qkNormBackward(dy, x, q, k, rstd, layout) {
+      const [dys, xs, qw, kw, rs] = [dy, x, q, k, rstd].map((ref) => host.read(ref));
+      const dx = host.output(x.storage.dtype, xs.length);
+      const [dq, dk] = [new Float64Array(layout.headDim), new Float64Array(layout.headDim)];
+      dx.data.set(dys);
+      eachHead(x, layout, (at, isQuery, i) => {
+        normalizeBackward(dys, xs, at, layout.headDim, isQuery ? qw : kw, rs[i], dx.data, isQuery ? dq : dk);
+      });
+      return { dx: dx.done(), dq: put(host, q, dq), dk: put(host, k, dk) };
+    },
+  };
+}
+
+/** Visits every query and key head of a fused projection: its first element, whose weights it takes, its number. */
+function eachHead(
+  x: ArrayRef,
+  { heads, kvHeads, headDim }: HeadLayout,
+  visit: (at: number, isQuery: boolean, index: number) => void,
+): void {
+  const [tokens, width] = x.shape;
+  const count = heads + kvHeads;
+  for (let t = 0; t < tokens; t++) {
+    for (let h = 0; h < count; h++) visit(t * width + h * headDim, h < heads, t * count + h);
+  }
+}
+
+function put(host: HostMemory, like: ArrayRef, values: Float64Array) {
+  const out = host.output(like.storage.dtype, values.length);
+  out.data.set(values);
+  return out.done();
+}

@@ -1,0 +1,59 @@
+import type { FusedKernels, Rotation } from "../../backend.js";
+import type { HostMemory } from "./host.js";
+
+interface Table {
+  readonly positions: number;
+  readonly cos: Float64Array;
+  readonly sin: Float64Array;
+}
+
+const tables = new Map<string, Table>();
+
+/** Cosines and sines [positions, headDim / 2], kept and grown as longer sequences come. */
+function rotationTable({ theta, headDim }: Rotation, positions: number): Table {
+  const key = `${theta} ${headDim}`;
+  const known = tables.get(key);
+  if (known && known.positions >= positions) return known;
+  const half = headDim / 2;
+  const count = Math.max(positions, 2 * (known?.positions ?? 64));
+  const table = { positions: count, cos: new Float64Array(count * half), sin: new Float64Array(count * half) };
+  for (let j = 0; j < half; j++) {
+    const frequency = theta ** (-j / half);
+    for (let p = 0; p < count; p++) {
+      table.cos[p * half + j] = Math.cos(p * frequency);
+      table.sin[p * half + j] = Math.sin(p * frequency);
+    }
+  }
+  tables.set(key, table);
+  return table;
+}
+
+export function ropeKernels(host: HostMemory): Pick<FusedKernels, "rope"> {
+  return {
+    rope(x, positions, rotation, direction) {
+      const [xs, at] = [host.read(x), host.readInts(positions)];
+      const [tokens, width] = x.shape;
+      const half = rotation.headDim / 2;
+      const rotated = (rotation.heads + rotation.kvHeads) * rotation.headDim;
+      let last = 0;
+      for (let t = 0; t < tokens; t++) if (at[t] > last) last = at[t];
+      const { cos, sin } = rotationTable(rotation, last + 1);
+      const y = host.output(x.storage.dtype, xs.length);
+      const ys = y.data;
+      for (let t = 0; t < tokens; t++) {
+        const row = t * width;
+        const angle = at[t] * half;
+        for (let head = row; head < row + rotated; head += rotation.headDim) {
+          for (let j = 0; j < half; j++) {
+            const [a, b] = [xs[head + j], xs[head + half + j]];
+            const [c, s] = [cos[angle + j], direction * sin[angle + j]];
+            ys[head + j] = a * c - b * s;
+            ys[head + half + j] = b * c + a * s;
+          }
+        }
+        for (let j = row + rotated; j < row + width; j++) ys[j] = xs[j];
+      }
+      return y.done();
+    },
+  };
+}

@@ -1,0 +1,24 @@
+import { InputError } from "../errors.js";
+import type { Backend } from "./backend.js";
+import { findBlas } from "./cpu/blas.js";
+import { createCpu } from "./cpu/index.js";
+
+/**
+ * Opens a device by name: `cpu`, `tfjs` (the best engine installed), `tfjs:wasm`, `tfjs:cpu`, `tfjs:node`; `auto` takes
+ * cpu where a BLAS is found and tfjs elsewhere.
+ * @throws InputError for a name that does not exist or an engine that is not there.
+ */
+export async function openDevice(name = "auto"): Promise<Backend> {
+  const [kind, engine] = name.split(":");
+  if (kind === "auto") {
+    const blas = findBlas();
+    if (blas.library) return createCpu({ blas });
+    return openDevice("tfjs");
+  }
+  if (kind === "cpu" && engine === undefined) return createCpu();
+  if (kind === "tfjs") {
+    const { createTfjs } = await import("./tfjs/index.js");
+    return createTfjs(engine);
+  }
+  throw new InputError(`device '${name}' does not exist; use auto, cpu, tfjs, tfjs:wasm, tfjs:cpu or tfjs:node`);
+}

@@ -1,0 +1,25 @@
+import "./methods.js";
+
+export { Arena, arena, keep, outsideArenas } from "./arena.js";
+export { backward, checkpoint, noGrad } from "./autograd.js";
+export type { Backend, HeadLayout, PagedContext, Rotation } from "./backend/backend.js";
+export { findBlas } from "./backend/cpu/blas.js";
+export { type CpuOptions, createCpu } from "./backend/cpu/index.js";
+export { openDevice } from "./backend/index.js";
+export type { DType, TypedArray } from "./dtype.js";
+export { InputError } from "./errors.js";
+export { attention } from "./ops/attention.js";
+export { concat } from "./ops/concat.js";
+export { linear } from "./ops/linear.js";
+export { linearLogprob } from "./ops/linearLogprob.js";
+export { pagedAttention } from "./ops/pagedAttention.js";
+export { qkNorm } from "./ops/qkNorm.js";
+export { rmsNorm } from "./ops/rmsNorm.js";
+export { rope } from "./ops/rope.js";
+export { setRows } from "./ops/rows.js";
+export { broadcastTo } from "./ops/sum.js";
+export { swiglu } from "./ops/swiglu.js";
+export { where } from "./ops/where.js";
+export * from "./safetensors.js";
+export type { Shape } from "./shape.js";
+export { fromHost, full, ones, Tensor, tensor, zeros } from "./tensor.js";
