@@ -1,4 +1,4 @@
-import { arena, freeStorage, keep, refusePromise, save, unsave } from "./arena.js";
+import { arena, freeStorage, keep, refusePromise, save, track, unsave } from "./arena.js";
 import type { Storage } from "./backend/backend.js";
 import { sameShape, show } from "./shape.js";
 import { Tensor } from "./tensor.js";
@@ -221,8 +221,13 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
       leaf.requiresGrad = input.requiresGrad;
       return leaf;
     });
-    withRecording(true, () => backward([fn(...leaves)], [grad]));
-    return leaves.map((leaf) => leaf.grad ?? undefined);
+    // As without checkpoint, the uses of a result are summed in its dtype (hence the view), those of a leaf in f32.
+    const enter = (leaf: Tensor, i: number) => (inputs[i].node ? leaf.reshape(leaf.shape) : leaf);
+    withRecording(true, () => backward([fn(...leaves.map(enter))], [grad]));
+    return leaves.map(({ grad, dtype }, i) => {
+      if (grad) track(grad.storage);
+      return inputs[i].node ? grad?.to(dtype) : grad;
+    });
   });
   return result;
 }

@@ -8,8 +8,10 @@ export { type CpuOptions, createCpu } from "./backend/cpu/index.js";
 export { openDevice } from "./backend/index.js";
 export type { DType, TypedArray } from "./dtype.js";
 export { InputError } from "./errors.js";
+export { logSumExp } from "./logits.js";
 export { attention } from "./ops/attention.js";
 export { concat } from "./ops/concat.js";
+export { embedding } from "./ops/embedding.js";
 export { linear } from "./ops/linear.js";
 export { linearLogprob } from "./ops/linearLogprob.js";
 export { pagedAttention } from "./ops/pagedAttention.js";
@@ -20,6 +22,20 @@ export { setRows } from "./ops/rows.js";
 export { broadcastTo } from "./ops/sum.js";
 export { swiglu } from "./ops/swiglu.js";
 export { where } from "./ops/where.js";
+export { AdamW, type AdamWOptions, type OptimizerState } from "./optim/adamw.js";
+export { clipScale, gradNorm } from "./optim/clip.js";
+export { type ParameterSet, trainable, zeroGrad } from "./optim/parameters.js";
+export { type ScheduleKind, type ScheduleOptions, schedule } from "./optim/schedule.js";
+export {
+  type Key,
+  type NoiseSite,
+  noiseKey,
+  philox,
+  type RandomStream,
+  randomStream,
+  sampleGumbel,
+  seedKey,
+} from "./random.js";
 export * from "./safetensors.js";
 export type { Shape } from "./shape.js";
 export { fromHost, full, ones, Tensor, tensor, zeros } from "./tensor.js";

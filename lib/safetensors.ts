@@ -3,8 +3,8 @@ import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { InputError } from "./errors.js";
 
-// The format (https://huggingface.co/docs/safetensors): u64 little-endian header length, a JSON header, then the tensors' bytes
-// without gaps. The length, the JSON and every offset come from a stranger: each is checked before it is used.
+// The format (https://huggingface.co/docs/safetensors): u64 little-endian header length, a JSON header, then the
+// tensors' bytes without gaps. The length, the JSON and every offset come from a stranger: each is checked before it is used.
 
 /** Bytes per element of every dtype that is read and written. */
 export const SAFETENSORS_BYTES = {
@@ -50,7 +50,9 @@ export interface SafetensorsFile extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** One tensor to write. A function as `data` is called when its turn comes, so that one tensor at a time is in memory. */
+/**
+ * One tensor to write. A function as `data` is called when its turn comes, so that one tensor at a time is in memory.
+ */
 export interface SafetensorsInput {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
@@ -92,8 +94,8 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
 }
 
 /**
- * Writes a safetensors file atomically: a temporary file beside it, fsync, rename. Tensors lie by falling element size, then by
- * name, as the reference writes them, so that each is aligned to its elements.
+ * Writes a safetensors file atomically: a temporary file beside it, fsync, rename. Tensors lie by falling element size,
+ * then by name, as the reference writes them, so that each is aligned to its elements.
  * @throws RangeError where a name is doubled or the data does not fill the shape; nothing is left at `path` then.
  */
 export async function writeSafetensors(
@@ -115,7 +117,8 @@ export async function writeSafetensors(
         const expected = byteLengthOf(tensor.shape, tensor.dtype);
         if (data.byteLength !== expected) {
           throw new RangeError(
-            `tensor "${tensor.name}": ${tensor.dtype} [${tensor.shape}] takes ${expected} bytes, data has ${data.byteLength}`,
+            `tensor "${tensor.name}": ${tensor.dtype} [${tensor.shape}] takes ${expected} bytes, ` +
+              `data has ${data.byteLength}`,
           );
         }
         await writeBytes(handle, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
@@ -133,7 +136,8 @@ export async function writeSafetensors(
 }
 
 /**
- * Raw bytes of a floating-point tensor as float32 (F64 rounds to nearest). F32 bytes are viewed, not copied, where aligned.
+ * Raw bytes of a floating-point tensor as float32 (F64 rounds to nearest). F32 bytes are viewed, not copied, where
+ * aligned.
  * @throws InputError for a dtype that holds no floats.
  */
 export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Array {
@@ -197,7 +201,8 @@ async function readHeader(handle: FileHandle, size: number, path: string) {
   const length = Number(new DataView(lengthBytes.buffer).getBigUint64(0, true));
   if (length > MAX_HEADER_BYTES || length > size - 8) {
     throw new InputError(
-      `${path}: claims a header of ${length} bytes in a file of ${size}. It is not a safetensors file, or it is incomplete: download or copy it again.`,
+      `${path}: claims a header of ${length} bytes in a file of ${size}. ` +
+        "It is not a safetensors file, or it is incomplete: download or copy it again.",
     );
   }
   try {

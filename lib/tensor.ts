@@ -2,7 +2,7 @@ import { freeStorage, track } from "./arena.js";
 import type { TapeNode } from "./autograd.js";
 import type { ArrayRef, Backend, Storage } from "./backend/backend.js";
 import { type DType, decode, dtypes, encode, type TypedArray } from "./dtype.js";
-import { type Shape, show, sizeOf } from "./shape.js";
+import { type Shape, sameShape, show, sizeOf } from "./shape.js";
 
 /**
  * A contiguous array on a device. Shape and values are immutable, except through `assign` and the optimizers.
@@ -118,7 +118,13 @@ export function tensor(values: Nested | ArrayLike<number>, options: TensorOption
 }
 
 function nestedShape(values: Nested): number[] {
-  return typeof values === "object" ? [values.length, ...(values.length > 0 ? nestedShape(values[0]) : [])] : [];
+  if (typeof values !== "object") return [];
+  const isRow = typeof values[0] === "object";
+  const inner = isRow ? nestedShape(values[0]) : [];
+  if (values.some((value) => (isRow ? !sameShape(nestedShape(value), inner) : typeof value === "object"))) {
+    throw new Error("tensor: the rows of nested arrays differ in shape");
+  }
+  return [values.length, ...inner];
 }
 
 /** A tensor from a host array that holds `dtype` already (16-bit floats as bit patterns). */

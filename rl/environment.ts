@@ -17,6 +17,8 @@ export interface Episode {
   reply(messages: readonly Message[]): UserReply | Promise<UserReply>;
   /** Outcome metrics of the finished conversation, by name, before weighting. Throws like `reply`. */
   score(messages: readonly Message[]): Record<string, number> | Promise<Record<string, number>>;
+  /** Which assistant turn truly earned the outcome, where the environment knows it: credit can be scored against it. */
+  usefulTurn?(messages: readonly Message[]): number | undefined;
 }
 
 /** A family of tasks, each a conversation with a hidden goal. */

@@ -42,6 +42,8 @@ export interface Trajectory {
   /** Raw outcome metrics by name, before weighting. Empty when the conversation failed. */
   readonly metrics: Readonly<Record<string, number>>;
   readonly stop: StopReason;
+  /** Index of the turn that truly earned the outcome, where the environment knows it. */
+  readonly usefulTurn?: number;
   /** Why the trajectory has no usable outcome. Such a trajectory leaves its group and is counted. */
   readonly failure?: string;
 }

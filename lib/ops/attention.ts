@@ -53,7 +53,10 @@ export function attentionComposed(x: Tensor, offsets: Int32Array, layout: HeadLa
   });
   const [q, k, v] = splitHeads(x.gatherRows(tensor(padded, { backend, dtype: "i32" })), layout);
   const byHead = (part: Tensor, count: number) =>
-    part.reshape([sequences, longest, count, headDim]).permute([0, 2, 1, 3]).reshape([-1, longest, headDim]);
+    part
+      .reshape([sequences, longest, count, headDim])
+      .permute([0, 2, 1, 3])
+      .reshape([sequences * count, longest, headDim]);
   const shared = (part: Tensor) => repeatHeads(byHead(part, kvHeads), heads / kvHeads);
   const visible = Uint8Array.from({ length: longest * longest }, (_, i) =>
     i % longest <= Math.floor(i / longest) ? 1 : 0,
@@ -70,7 +73,11 @@ export function attentionComposed(x: Tensor, offsets: Int32Array, layout: HeadLa
 export function repeatHeads(x: Tensor, times: number): Tensor {
   if (times === 1) return x;
   const [n, length, headDim] = x.shape;
-  return broadcastTo(x.reshape([n, 1, length, headDim]), [n, times, length, headDim]).reshape([-1, length, headDim]);
+  return broadcastTo(x.reshape([n, 1, length, headDim]), [n, times, length, headDim]).reshape([
+    n * times,
+    length,
+    headDim,
+  ]);
 }
 
 /** softmax(q·kᵀ/√d where mask, else nothing)·v for q [n, l, d], k and v [n, s, d], mask broadcasting to [n, l, s]. */

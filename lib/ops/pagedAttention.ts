@@ -19,9 +19,30 @@ export function pagedAttention(x: Tensor, cache: Tensor, context: PagedContext, 
       `pagedAttention: cache ${cache.dtype} ${show(cache.shape)} does not fit x ${x.dtype} ${show(x.shape)}`,
     );
   }
+  checkContext(context);
   const kernels = fusedKernels(x, "pagedAttention");
   if (!kernels) return pagedAttentionComposed(x, cache, context, layout);
   return fresh(kernels.pagedAttention(x, cache, context, layout), [x.shape[0], layout.heads * layout.headDim]);
+}
+
+/** Throws unless every sequence has at least its new tokens, and pages for all of them. */
+function checkContext({ offsets, lengths, pages, pageSize }: PagedContext): void {
+  if (offsets.length !== lengths.length + 1 || pages.length !== lengths.length) {
+    throw new Error(
+      `pagedAttention: ${offsets.length} offsets, ${lengths.length} lengths, ${pages.length} page lists; ` +
+        "n sequences have n + 1 offsets",
+    );
+  }
+  lengths.forEach((length, s) => {
+    const news = offsets[s + 1] - offsets[s];
+    const room = pages[s].length * pageSize;
+    if (length < news || length > room) {
+      throw new Error(
+        `pagedAttention: sequence ${s} has ${length} tokens, of them ${news} new, ` +
+          `and room for ${room} on ${pages[s].length} page(s); lengths count the new ones too`,
+      );
+    }
+  });
 }
 
 /** Cache row of token `position` of sequence `s`. */
@@ -50,7 +71,10 @@ export function pagedAttentionComposed(x: Tensor, cache: Tensor, context: PagedC
   }
   const index = (rows: Int32Array) => tensor(rows, { backend, dtype: "i32" });
   const byHead = (part: Tensor, count: number, length: number) =>
-    part.reshape([sequences, length, count, headDim]).permute([0, 2, 1, 3]).reshape([-1, length, headDim]);
+    part
+      .reshape([sequences, length, count, headDim])
+      .permute([0, 2, 1, 3])
+      .reshape([sequences * count, length, headDim]);
   const [q] = splitHeads(x.gatherRows(index(queryRows)), layout);
   const keysAndValues = cache.gatherRows(index(keyRows)).reshape([-1, 2 * kvHeads, headDim]);
   const shared = (from: number) =>
@@ -58,7 +82,7 @@ export function pagedAttentionComposed(x: Tensor, cache: Tensor, context: PagedC
   const mask = tensor(visible, { backend, dtype: "bool", shape: [sequences, 1, newest, longest] })
     .to("f32")
     .add(tensor(new Float32Array(heads), { backend, shape: [heads, 1, 1] }))
-    .reshape([-1, newest, longest])
+    .reshape([sequences * heads, newest, longest])
     .greater(0);
   return maskedAttention(byHead(q, heads, newest), shared(0), shared(kvHeads), mask)
     .reshape([sequences, heads, newest, headDim])

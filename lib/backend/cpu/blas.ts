@@ -22,6 +22,9 @@ const candidates: Partial<Record<NodeJS.Platform, readonly string[]>> = {
   win32: ["libopenblas.dll", "openblas.dll", "mkl_rt.2.dll"],
 };
 
+/** Multiplications from which threads pay: about 2 ms of work for one core. */
+const THREADED_PRODUCT = 1e8;
+
 const ROW_MAJOR = 101;
 const [PLAIN, TRANSPOSED] = [111, 112];
 
@@ -45,12 +48,32 @@ function bindGemm(library: Library): Gemm {
     `void ${name}(int, int, int, int, int, int, ${real}, const ${real} *, int, const ${real} *, int, ${real}, ${real} *, int)`;
   const sgemm = library.func(prototype("cblas_sgemm", "float"));
   const dgemm = library.func(prototype("cblas_dgemm", "double"));
+  const useThreads = threadSwitch(library);
   return (transposeA, transposeB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) => {
     if (m === 0 || n === 0) return;
     const f = c instanceof Float64Array ? dgemm : sgemm;
+    useThreads(m * n * k >= THREADED_PRODUCT);
     const [ta, tb] = [transposeA ? TRANSPOSED : PLAIN, transposeB ? TRANSPOSED : PLAIN];
     f(ROW_MAJOR, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   };
+}
+
+/**
+ * Turns OpenBLAS's threads on or off. Products below `THREADED_PRODUCT` stay on one: its threads wait in a busy loop, so
+ * on a machine with other work a small product takes many times as long with them as without.
+ */
+function threadSwitch(library: Library): (on: boolean) => void {
+  try {
+    const threads = library.func("int openblas_get_num_threads(void)")() as number;
+    const set = library.func("void openblas_set_num_threads(int)");
+    let current = true;
+    return (on) => {
+      if (on !== current) set(on ? threads : 1);
+      current = on;
+    };
+  } catch {
+    return () => {};
+  }
 }
 
 function describe(library: Library): string {

@@ -20,7 +20,7 @@ const unaryExpressions: Record<UnaryOp, string> = {
   sigmoid: "1 / (1 + Math.exp(-x))",
   silu: "x / (1 + Math.exp(-x))",
   tanh: "Math.tanh(x)",
-  relu: "x > 0 ? x : 0",
+  relu: "x <= 0 ? 0 : x",
   sin: "Math.sin(x)",
   cos: "Math.cos(x)",
   logicalNot: "x ? 0 : 1",
@@ -145,7 +145,10 @@ export function reduceLoop(
   length: number,
   inner: number,
 ): void {
-  if (op === "sum" && inner > 1) return sumRows(x, y, outer, length, inner);
+  if (op === "sum" && inner > 1) {
+    sumRows(x, y, outer, length, inner);
+    return;
+  }
   const reduce = reducers[op];
   for (let o = 0; o < outer; o++) {
     for (let i = 0; i < inner; i++) y[o * inner + i] = reduce(x, o * length * inner + i, length, inner);

@@ -125,8 +125,8 @@ export function createCpu(options: CpuOptions = {}): Backend {
         const [lda, ldb, beta] = [transposeA ? m : k, transposeB ? k : n, bias ? 1 : 0];
         for (let i = 0; i < batch; i++) {
           const [ai, bi, yi] = [as.subarray(i * m * k), bs.subarray(i * k * n), ys.subarray(i * m * n)];
-          if (k === 0) yi.fill(0, 0, m * n);
-          else blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
+          if (k === 0 && !bias) yi.fill(0, 0, m * n);
+          if (k > 0) blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
         }
       }),
     permute: (x, axes) => move(x, sizeOf(x.shape), (from, to) => movement.permuteCopy(from, x.shape, axes, to)),

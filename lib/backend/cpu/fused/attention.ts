@@ -1,3 +1,4 @@
+import { fastExp } from "../../../exp.js";
 import type { FusedKernels, HeadLayout, PagedContext } from "../../backend.js";
 import type { Floats, Gemm } from "../gemm.js";
 import { type HostMemory, wideOf } from "./host.js";
@@ -118,6 +119,9 @@ function gatherPages(rows: Floats, pitch: number, context: PagedContext, s: numb
   for (let from = 0, page = 0; from < lengths[s]; from += pageSize, page++) {
     const count = Math.min(pageSize, lengths[s] - from);
     const start = pages[s][page] * pageSize * pitch;
+    if (!(start >= 0 && start + count * pitch <= rows.length)) {
+      throw new Error(`pagedAttention: page ${pages[s][page]} of sequence ${s} lies outside the cache`);
+    }
     target.set(rows.subarray(start, start + count * pitch), from * pitch);
   }
 }
@@ -183,7 +187,7 @@ function softmaxRow(x: Floats, at: number, visible: number, length: number): num
   let best = Number.NEGATIVE_INFINITY;
   for (let j = at; j < at + visible; j++) if (x[j] > best) best = x[j];
   let sum = 0;
-  for (let j = at; j < at + visible; j++) sum += x[j] = Math.exp(x[j] - best);
+  for (let j = at; j < at + visible; j++) sum += x[j] = fastExp(x[j] - best);
   const scale = 1 / sum;
   for (let j = at; j < at + visible; j++) x[j] *= scale;
   for (let j = at + visible; j < at + length; j++) x[j] = 0;
@@ -223,7 +227,7 @@ function backward(gemm: Gemm, head: Head, out: Outgoing, grad: Incoming, p: Floa
       const row = i * keys;
       const visible = from + i + 1;
       for (let j = row; j < row + visible; j++) {
-        p[j] = Math.exp(p[j] - lse);
+        p[j] = fastExp(p[j] - lse);
         ds[j] = p[j] * (ds[j] - delta);
       }
       for (let j = row + visible; j < row + keys; j++) p[j] = ds[j] = 0;

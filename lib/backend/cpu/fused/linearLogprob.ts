@@ -1,3 +1,4 @@
+import { fastExp } from "../../../exp.js";
 import type { FusedKernels } from "../../backend.js";
 import { type HostMemory, wideOf } from "./host.js";
 
@@ -25,7 +26,7 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
           let sum = 0;
           let weighted = 0;
           for (let j = at; j < at + vocabulary; j++) {
-            const e = Math.exp(z[j] - best);
+            const e = fastExp(z[j] - best);
             sum += e;
             weighted += e * (z[j] - best);
           }
@@ -59,7 +60,7 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
           // ∂logprob/∂z = 1[target] − p; ∂entropy/∂z = −p·(log p + entropy).
           for (let j = at; j < at + vocabulary; j++) {
             const logp = z[j] - ls[from + i];
-            z[j] = -Math.exp(logp) * (dLogprob + dEnt * (logp + ent[from + i]));
+            z[j] = -fastExp(logp) * (dLogprob + dEnt * (logp + ent[from + i]));
           }
           z[at + target[from + i]] += dLogprob;
         }

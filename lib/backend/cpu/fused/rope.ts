@@ -45,8 +45,10 @@ export function ropeKernels(host: HostMemory): Pick<FusedKernels, "rope"> {
         const angle = at[t] * half;
         for (let head = row; head < row + rotated; head += rotation.headDim) {
           for (let j = 0; j < half; j++) {
-            const [a, b] = [xs[head + j], xs[head + half + j]];
-            const [c, s] = [cos[angle + j], direction * sin[angle + j]];
+            const a = xs[head + j];
+            const b = xs[head + half + j];
+            const c = cos[angle + j];
+            const s = direction * sin[angle + j];
             ys[head + j] = a * c - b * s;
             ys[head + half + j] = b * c + a * s;
           }

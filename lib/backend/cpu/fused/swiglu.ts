@@ -1,3 +1,4 @@
+import { fastExp } from "../../../exp.js";
 import type { FusedKernels } from "../../backend.js";
 import type { HostMemory } from "./host.js";
 
@@ -12,7 +13,7 @@ export function swigluKernels(host: HostMemory): Pick<FusedKernels, "swiglu" | "
       for (let r = 0; r < rows; r++) {
         for (let j = 0, gate = r * columns, to = r * width; j < width; j++, gate++, to++) {
           const g = xs[gate];
-          ys[to] = (g / (1 + Math.exp(-g))) * xs[gate + width];
+          ys[to] = (g / (1 + fastExp(-g))) * xs[gate + width];
         }
       }
       return y.done();
@@ -25,8 +26,10 @@ export function swigluKernels(host: HostMemory): Pick<FusedKernels, "swiglu" | "
       const out = dx.data;
       for (let r = 0; r < rows; r++) {
         for (let j = 0, gate = r * columns, from = r * width; j < width; j++, gate++, from++) {
-          const [d, g, up] = [dys[from], xs[gate], xs[gate + width]];
-          const s = 1 / (1 + Math.exp(-g));
+          const d = dys[from];
+          const g = xs[gate];
+          const up = xs[gate + width];
+          const s = 1 / (1 + fastExp(-g));
           out[gate] = d * up * s * (1 + g * (1 - s));
           out[gate + width] = d * g * s;
         }

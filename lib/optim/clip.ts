@@ -1,0 +1,29 @@
+import { arena } from "../arena.js";
+import { noGrad } from "../autograd.js";
+import { type ParameterSet, trainable } from "./parameters.js";
+
+/**
+ * L2 norm of all gradients together: each tensor's sum of squares is taken on its device (f32), their sum on the host in
+ * f64 and in the set's order. Parameters without a gradient count as zeros.
+ */
+export async function gradNorm(parameters: ParameterSet): Promise<number> {
+  const sums = [...trainable(parameters).values()].map(({ grad }) => {
+    if (!grad) return 0;
+    const sum = arena(() => noGrad(() => grad.square().sum()));
+    const value = sum.item();
+    sum.dispose();
+    return value;
+  });
+  const squares = await Promise.all(sums);
+  return Math.sqrt(squares.reduce((total, square) => total + square, 0));
+}
+
+/**
+ * The factor on gradients of norm `norm` that bounds it by `maxNorm`, as torch.nn.utils.clip_grad_norm_ has it:
+ * maxNorm / (norm + 10⁻⁶), at most 1.
+ * @throws where the norm is not finite: such a step has to be skipped.
+ */
+export function clipScale(norm: number, maxNorm: number): number {
+  if (!Number.isFinite(norm)) throw new Error(`clipScale: the gradient norm is ${norm}; skip this step`);
+  return Math.min(1, maxNorm / (norm + 1e-6));
+}

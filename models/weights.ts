@@ -1,0 +1,183 @@
+import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  type Backend,
+  type DType,
+  fromHost,
+  InputError,
+  keep,
+  openSafetensors,
+  outsideArenas,
+  type SafetensorsDtype,
+  type SafetensorsFile,
+  type Tensor,
+  type TypedArray,
+  tensor,
+  toFloat32,
+  writeSafetensors,
+} from "../lib/index.js";
+import { parseConfig, type QwenConfig, toConfigJson } from "./config.js";
+import { type ParameterSpec, parameterSpecs } from "./parameters.js";
+import { Qwen } from "./qwen.js";
+
+export interface LoadOptions {
+  readonly backend: Backend;
+  /** In what the weights are held; default f32. */
+  readonly dtype?: DType;
+}
+
+/**
+ * Loads a model from a Hugging Face folder: config.json and model.safetensors, or shards with their index.
+ * @throws InputError where a file is missing, damaged, or does not fit the config.
+ */
+export async function loadQwen(directory: string, options: LoadOptions): Promise<Qwen> {
+  const config = await readConfig(directory);
+  const files = await openWeights(directory);
+  try {
+    const source = new Map(files.flatMap((file) => [...file.tensors.keys()].map((name) => [name, file] as const)));
+    const parameters = new Map<string, Tensor>();
+    for (const spec of parameterSpecs(config))
+      parameters.set(spec.name, await readParameter(spec, source, directory, options));
+    return new Qwen(config, parameters);
+  } finally {
+    await Promise.all(files.map((file) => file.close()));
+  }
+}
+
+/** Reads config.json, with the end-of-sequence ids that generation_config.json adds. */
+export async function readConfig(directory: string): Promise<QwenConfig> {
+  await requireFolder(directory);
+  const config = parseConfig(await readJson(join(directory, "config.json")), join(directory, "config.json"));
+  const generation = (await readJson(join(directory, "generation_config.json"), {})) as {
+    eos_token_id?: number | number[];
+  };
+  const eos = new Set([...config.eosTokenIds, ...[generation.eos_token_id ?? []].flat()]);
+  return { ...config, eosTokenIds: [...eos] };
+}
+
+async function requireFolder(directory: string): Promise<void> {
+  const found = await stat(directory).catch(() => undefined);
+  if (!found?.isDirectory()) throw new InputError(`${directory}: no such folder; give a Hugging Face model folder`);
+}
+
+async function readJson(path: string, missing?: unknown): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if (missing !== undefined && (error as NodeJS.ErrnoException).code === "ENOENT") return missing;
+    throw new InputError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code}); a model folder needs it`);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new InputError(`${path}: not valid JSON (${(error as Error).message}); download it again`);
+  }
+}
+
+async function openWeights(directory: string): Promise<SafetensorsFile[]> {
+  const index = (await readJson(join(directory, "model.safetensors.index.json"), { weight_map: undefined })) as {
+    weight_map?: Record<string, string>;
+  };
+  const names = index.weight_map ? [...new Set(Object.values(index.weight_map))] : ["model.safetensors"];
+  const bad = names.find((name) => typeof name !== "string" || /[/\\]/.test(name));
+  if (bad !== undefined) throw new InputError(`${directory}: the index names '${bad}', which is not a file beside it`);
+  const files: SafetensorsFile[] = [];
+  try {
+    for (const name of names) files.push(await openSafetensors(join(directory, name)));
+  } catch (error) {
+    await Promise.all(files.map((file) => file.close()));
+    throw error;
+  }
+  return files;
+}
+
+const fileDtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: "f32", BF16: "bf16", F16: "f16" };
+const hostArrays: Partial<Record<DType, new (buffer: ArrayBuffer) => TypedArray>> = {
+  f32: Float32Array,
+  bf16: Uint16Array,
+  f16: Uint16Array,
+};
+
+async function readParameter(
+  { name, shape, parts }: ParameterSpec,
+  source: ReadonlyMap<string, SafetensorsFile>,
+  directory: string,
+  { backend, dtype = "f32" }: LoadOptions,
+): Promise<Tensor> {
+  const loaded: { rows: number; values: TypedArray; dtype: DType }[] = [];
+  for (const part of parts) {
+    const file = source.get(part.name);
+    const info = file?.tensors.get(part.name);
+    if (!file || !info)
+      throw new InputError(`${directory}: the weights lack ${part.name}, which its config.json asks for`);
+    const expected = [part.rows, ...shape.slice(1)];
+    if (info.shape.length !== expected.length || info.shape.some((extent, i) => extent !== expected[i])) {
+      throw new InputError(
+        `${directory}: ${part.name} has shape [${info.shape}], but its config.json asks for [${expected}]`,
+      );
+    }
+    const stored = fileDtypes[info.dtype];
+    const bytes = await file.read(part.name);
+    const same = stored === dtype;
+    const values = same ? new hostArrays[dtype]!(bytes.buffer) : toFloat32(bytes, info.dtype);
+    loaded.push({ rows: part.rows, values, dtype: same ? dtype : "f32" });
+  }
+  return outsideArenas(() => {
+    const size = loaded.reduce((sum, { values }) => sum + values.length, 0);
+    const whole = new (loaded[0].values.constructor as new (size: number) => TypedArray)(size);
+    let at = 0;
+    for (const { values } of loaded) {
+      whole.set(values, at);
+      at += values.length;
+    }
+    const direct = loaded.every((part) => part.dtype === dtype);
+    const parameter = keep(
+      direct ? fromHost(whole, { backend, dtype, shape }) : tensor(whole, { backend, dtype, shape }),
+    );
+    parameter.requiresGrad = true;
+    if (parameter.size !== size) throw new Error(`${name}: ${size} values for ${parameter.size}`);
+    return parameter;
+  });
+}
+
+/** Hugging Face's names as leading-axis views of a parameter set's values, or of anything that follows its shapes. */
+export function huggingFaceViews(config: QwenConfig, tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  const views = new Map<string, Tensor>();
+  for (const { name, parts } of parameterSpecs(config)) {
+    const whole = tensors.get(name);
+    if (!whole) throw new Error(`huggingFaceViews: ${name} is missing`);
+    let row = 0;
+    for (const part of parts) views.set(part.name, whole.detach().slice(0, row, (row += part.rows)));
+  }
+  return views;
+}
+
+const safetensorsDtypes: Partial<Record<DType, SafetensorsDtype>> = { f32: "F32", bf16: "BF16", f16: "F16" };
+const configDtypes: Partial<Record<DType, QwenConfig["dtype"]>> = { f32: "float32", bf16: "bfloat16", f16: "float16" };
+
+/**
+ * Writes config.json, generation_config.json and model.safetensors, which transformers and vLLM load. Each file is
+ * replaced as a whole, the weights last.
+ */
+export async function saveQwen(model: Qwen, directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  const stored = [...model.parameters.values()][0].dtype;
+  const config: QwenConfig = { ...model.config, dtype: configDtypes[stored] ?? "float32" };
+  await writeWhole(join(directory, "config.json"), JSON.stringify(toConfigJson(config), undefined, 2));
+  const generation = { eos_token_id: config.eosTokenIds.length === 1 ? config.eosTokenIds[0] : config.eosTokenIds };
+  await writeWhole(join(directory, "generation_config.json"), JSON.stringify(generation, undefined, 2));
+  const entries = [...huggingFaceViews(config, model.parameters)].map(([name, view]) => ({
+    name,
+    dtype: safetensorsDtypes[view.dtype]!,
+    shape: [...view.shape],
+    data: () => view.backend.download(view),
+  }));
+  await writeSafetensors(join(directory, "model.safetensors"), entries, { format: "pt" });
+}
+
+/** Writes a text file so that a reader sees the old contents or the new, never half. */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.tmp`, text + "\n");
+  await rename(`${path}.tmp`, path);
+}

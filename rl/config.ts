@@ -1,0 +1,253 @@
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parse, YAMLParseError } from "yaml";
+import { z } from "zod";
+import { InputError } from "../lib/index.js";
+
+const count = z.int().positive();
+const size = z.int().nonnegative();
+const fraction = z.number().min(0).max(1);
+const rate = z.number().nonnegative();
+
+/** A Qwen model with fresh weights. */
+const scratch = z.strictObject({
+  architecture: z.enum(["qwen2", "qwen3"]).default("qwen2"),
+  layers: count.default(2),
+  hiddenSize: count.default(64),
+  intermediateSize: count.default(160),
+  heads: count.default(4),
+  kvHeads: count.optional().describe("default: heads"),
+  headDim: count.optional().describe("default: hiddenSize / heads"),
+  maxPositions: count.default(1024),
+  ropeTheta: z.number().positive().default(10000),
+  tieWordEmbeddings: z.boolean().default(true),
+  initializerRange: z.number().positive().default(0.02),
+  tokenizer: z.string().optional().describe("folder with a tokenizer; the environment may bring its own"),
+});
+
+const model = z.union([z.strictObject({ path: z.string() }), z.strictObject({ scratch })]);
+
+const quickstart = z.strictObject({ name: z.literal("quickstart"), heldOutGames: count.default(512) });
+const medical = z.strictObject({
+  name: z.literal("medical"),
+  train: z.string().describe("MTMedDialog parquet file"),
+  heldOutShare: fraction.default(0.1),
+  systemPrompt: z.string().optional(),
+});
+
+const optimizer = {
+  lr: rate.default(1e-6),
+  schedule: z.enum(["constant", "linear", "cosine"]).default("constant"),
+  finalLr: fraction.default(0.1).describe("share of lr left at the end of a schedule"),
+  betas: z.tuple([fraction, fraction]).default([0.9, 0.999]),
+  weightDecay: rate.default(0),
+  gradClip: z.number().positive().default(1),
+};
+
+const sft = z.strictObject({
+  ...optimizer,
+  steps: count.default(400),
+  batchSize: count.default(32).describe("conversations per optimizer step"),
+  warmupSteps: size.default(20),
+});
+
+const training = {
+  name: z.string().regex(/^[\w.-]+$/, "letters, digits, dots and dashes only"),
+  seed: z.int().nonnegative().default(0),
+  device: z.string().default("auto"),
+  output: z.string().default("runs"),
+  model,
+  microBatchTokens: count.default(8192),
+};
+
+const trainSchema = z.strictObject({
+  ...training,
+  environment: z.discriminatedUnion("name", [quickstart, medical]),
+  steps: count.default(100),
+  warmup: sft.optional().describe("supervised steps on the environment's scripts before reinforcement learning"),
+  rollout: z.strictObject({
+    prompts: count.default(16),
+    samples: count.default(8).describe("conversations per prompt, the group"),
+    temperature: z.number().positive().default(1),
+    maxTurns: count.default(5),
+    maxTurnTokens: count.default(512),
+    maxTokens: count.default(4096),
+  }),
+  outcome: z
+    .strictObject({
+      metrics: z.record(z.string(), z.number()).default({ accuracy: 1 }).describe("weight of each outcome metric"),
+      tokenPenalty: rate.default(0).describe("cost of one sampled token"),
+    })
+    .prefault({}),
+  credit: z
+    .strictObject({
+      method: z.enum(["norm_itpo", "itpo", "prime", "uniform", "shared"]).default("norm_itpo"),
+      form: z.enum(["mean", "sum"]).default("mean"),
+      temperature: z.number().positive().default(0.4),
+      uniformMix: fraction.default(0),
+      coefficient: z.number().default(1),
+      outcomeCoefficient: z.number().default(0),
+    })
+    .prefault({}),
+  advantage: z
+    .strictObject({
+      form: z.enum(["turn_index", "row_total", "share", "reference"]).default("turn_index"),
+      normalise: z.enum(["rms", "whiten", "none"]).default("rms"),
+    })
+    .prefault({}),
+  prm: z
+    .strictObject({
+      ...optimizer,
+      gradClip: z.number().positive().default(10),
+      beta: z.number().positive().default(0.05),
+      miniBatch: count.default(4).describe("conversations per optimizer step"),
+      leadSteps: size.default(0).describe("first steps in which only the reward model learns"),
+    })
+    .prefault({}),
+  policy: z
+    .strictObject({
+      ...optimizer,
+      miniBatch: count.default(32).describe("conversations per optimizer step"),
+      epochs: count.default(1),
+      clipLow: fraction.default(0.2),
+      clipHigh: rate.default(0.2),
+      dualClip: z.number().gt(1).default(3),
+      aggregation: z
+        .enum(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+        .default("token-mean"),
+      kl: rate.default(0.001).describe("coefficient of the KL divergence from the reference"),
+      klEstimator: z.enum(["k1", "k2", "k3", "abs"]).default("k3"),
+      entropy: rate.default(0).describe("coefficient of the entropy bonus"),
+    })
+    .prefault({}),
+  evaluate: z
+    .strictObject({
+      every: size.default(10).describe("steps between evaluations; 0: only at the start and the end"),
+      conversations: count.default(128).describe("held-out conversations"),
+      temperature: rate.default(1),
+      probe: size.default(0).describe("warm-start conversations on which credit is scored against the truth"),
+    })
+    .prefault({}),
+  checkpoint: z.strictObject({ every: size.default(50).describe("steps; 0: only at the end") }).prefault({}),
+  control: z
+    .enum(["none", "permuted_outcomes"])
+    .default("none")
+    .describe("permuted_outcomes deals the outcomes to the wrong conversations: nothing may be learnt"),
+});
+
+const sftSchema = z.strictObject({
+  ...training,
+  data: z.strictObject({
+    train: z.string().describe("MTMedDialog parquet file"),
+    heldOutShare: fraction.default(0.1),
+    maxTokens: count.default(1024).describe("longer dialogues are left out, and counted"),
+  }),
+  tokenizer: z
+    .strictObject({ vocabSize: count.default(4096) })
+    .optional()
+    .describe("train a byte-level BPE on the dialogues for a model from scratch"),
+  sft,
+});
+
+/** A resolved training configuration; every key has its value. */
+export type TrainConfig = z.infer<typeof trainSchema>;
+export type SftConfig = z.infer<typeof sftSchema>;
+export type SftOptions = z.infer<typeof sft>;
+export type OptimizerOptions = Pick<SftOptions, keyof typeof optimizer>;
+export type ScratchModel = z.infer<typeof scratch>;
+
+const recipeFolder = join(dirname(fileURLToPath(import.meta.resolve("itpo/package.json"))), "rl", "recipes");
+
+/**
+ * Reads a recipe by name or a YAML file by path, applies `key.path=value` overrides, and fills in defaults.
+ * @throws InputError for a file that is not there, a key that does not exist, or a value out of range.
+ */
+export async function loadTrainConfig(recipe: string, overrides: readonly string[] = []): Promise<TrainConfig> {
+  return checkTrainConfig(validate(trainSchema, await readRecipe(recipe, overrides), recipe), recipe);
+}
+
+/** The same for supervised fine-tuning. */
+export async function loadSftConfig(recipe: string, overrides: readonly string[] = []): Promise<SftConfig> {
+  return validate(sftSchema, await readRecipe(recipe, overrides), recipe);
+}
+
+async function readRecipe(recipe: string, overrides: readonly string[]): Promise<unknown> {
+  const path = /\.ya?ml$/.test(recipe) ? recipe : join(recipeFolder, `${recipe}.yaml`);
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch {
+    throw new InputError(`recipe '${recipe}': ${path} cannot be read; name a recipe or give the path of a .yaml file`);
+  }
+  const config = parseYaml(text, path);
+  if (config === null || typeof config !== "object") throw new InputError(`${path}: not a mapping of keys to values`);
+  for (const override of overrides) applyOverride(config as Record<string, unknown>, override);
+  return config;
+}
+
+function parseYaml(text: string, where: string): unknown {
+  try {
+    return parse(text);
+  } catch (error) {
+    if (error instanceof YAMLParseError) throw new InputError(`${where}: ${error.message.split("\n")[0]}`);
+    throw error;
+  }
+}
+
+function applyOverride(config: Record<string, unknown>, override: string): void {
+  const at = override.indexOf("=");
+  if (at < 1) throw new InputError(`'${override}' is no override; write key.path=value`);
+  const path = override.slice(0, at).split(".");
+  let target = config;
+  for (const key of path.slice(0, -1)) {
+    const next = Object.hasOwn(target, key) ? target[key] : undefined;
+    if (next === null || typeof next !== "object") {
+      Object.defineProperty(target, key, { value: {}, writable: true, enumerable: true, configurable: true });
+    }
+    target = target[key] as Record<string, unknown>;
+  }
+  const value = parseYaml(override.slice(at + 1), override);
+  Object.defineProperty(target, path.at(-1)!, { value, writable: true, enumerable: true, configurable: true });
+}
+
+function validate<T>(schema: z.ZodType<T>, config: unknown, where: string): T {
+  const result = schema.safeParse(config);
+  if (result.success) return result.data;
+  throw new InputError(`${where}: ${result.error.issues.map(describeIssue).join("; ")}`);
+}
+
+function describeIssue(issue: z.core.$ZodIssue): string {
+  const path = issue.path.join(".");
+  if (issue.code === "unrecognized_keys") {
+    const keys = issue.keys.map((key) => (path ? `${path}.${key}` : key)).join(", ");
+    return `${keys} does not exist; remove it or correct its name`;
+  }
+  return `${path || "the whole"}: ${issue.message}`;
+}
+
+/** What no single key can know. */
+function checkTrainConfig(config: TrainConfig, where: string): TrainConfig {
+  const { rollout, prm, policy, credit, advantage } = config;
+  const rows = rollout.prompts * rollout.samples;
+  const fail = (message: string) => {
+    throw new InputError(`${where}: ${message}`);
+  };
+  if (rollout.samples < 2) fail("rollout.samples is 1; a group-relative advantage needs at least 2");
+  if (prm.miniBatch > rows) fail(`prm.miniBatch is ${prm.miniBatch}, but a step has ${rows} conversations`);
+  if (policy.miniBatch > rows) fail(`policy.miniBatch is ${policy.miniBatch}, but a step has ${rows} conversations`);
+  if (config.warmup && config.environment.name !== "quickstart") {
+    fail("warmup needs an environment with scripts (quickstart); fine-tune with `itpo sft` and set model.path");
+  }
+  if (credit.method !== "norm_itpo" && credit.uniformMix > 0)
+    fail("credit.uniformMix goes with credit.method norm_itpo");
+  if (advantage.form === "share" && credit.method === "itpo") {
+    fail("advantage.form share needs credit that sums to the outcome, not itpo");
+  }
+  return config;
+}
+
+/** Whether a run trains and asks a process reward model. */
+export function needsPrm({ credit }: Pick<TrainConfig, "credit">): boolean {
+  return credit.method !== "shared" && credit.method !== "uniform";
+}

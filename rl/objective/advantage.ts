@@ -1,0 +1,85 @@
+/** What every advantage estimator starts from and gives. */
+import { type RewardRow, type Rewards, type RowRewards, totalReward } from "./rewards.js";
+import type { TokenRange } from "./turns.js";
+
+/** Token-level streams of a batch, aligned with its rows, [tokens] each. All 0 for an excluded row. */
+export interface Advantages {
+  readonly advantages: readonly Float64Array[];
+  /**
+   * Σ_{u≥t} reward[u] at every token (γ = 1), which is what a critic learns. With the reference's RLOO the rewards in
+   * it are those after the baseline is subtracted.
+   */
+  readonly returns: readonly Float64Array[];
+  readonly counts: AdvantageCounts;
+}
+
+export interface AdvantageCounts {
+  readonly rows: number;
+  /** Rows left out because a judge or simulator failed, because they have no turn, because a number is not finite. */
+  readonly failed: number;
+  readonly noTurns: number;
+  readonly nonFinite: number;
+  /** Groups with a single row left: no baseline, the advantage is the reward itself. A warning is due. */
+  readonly singletonGroups: number;
+  /** Turns that no sibling reached: no baseline for them (turn-index form only). */
+  readonly unpairedTurns: number;
+  /** Groups of two rows or more in which all have the same whole reward. */
+  readonly flatGroups: number;
+}
+
+/** A row that takes part, with the streams to fill in. */
+export interface Member {
+  readonly turns: readonly TokenRange[];
+  readonly rewards: RowRewards;
+  readonly advantages: Float64Array;
+  readonly returns: Float64Array;
+}
+
+/** The members of a batch by group, all its streams (zero so far), and what is known before any estimate is made. */
+export function gather(rows: readonly RewardRow[], rewards: Rewards) {
+  const streams = rows.map(({ tokens }) => ({
+    advantages: new Float64Array(tokens),
+    returns: new Float64Array(tokens),
+  }));
+  const groups = new Map<number, { members: Member[]; totals: Set<number> }>();
+  rows.forEach((row, i) => {
+    const rowRewards = rewards.rows[i];
+    if (!rowRewards) return;
+    const group = groups.get(row.group) ?? { members: [], totals: new Set() };
+    group.members.push({ turns: row.turns, rewards: rowRewards, ...streams[i] });
+    group.totals.add(totalReward(row));
+    groups.set(row.group, group);
+  });
+  const count = (reason: string) => rewards.excluded.filter((excluded) => excluded === reason).length;
+  const all = [...groups.values()];
+  const counts: AdvantageCounts = {
+    rows: rows.length,
+    failed: count("failed"),
+    noTurns: count("no_turns"),
+    nonFinite: count("non_finite"),
+    singletonGroups: all.filter(({ members }) => members.length === 1).length,
+    unpairedTurns: 0,
+    flatGroups: all.filter(({ members, totals }) => members.length > 1 && totals.size === 1).length,
+  };
+  return {
+    groups: all.map(({ members }) => members),
+    advantages: streams.map((stream) => stream.advantages),
+    returns: streams.map((stream) => stream.returns),
+    counts,
+  };
+}
+
+/** Writes Σ_{u≥t} reward[u] to every token t of `returns`: rewards to go, between the turns too. */
+export function accumulate(rewards: RowRewards, turns: readonly TokenRange[], returns: Float64Array): void {
+  let sum = rewards.conversation;
+  for (let k = turns.length - 1; k >= 0; k--) {
+    const { start, end } = turns[k];
+    sum += rewards.turns[k];
+    if (rewards.tokens) {
+      for (let t = end - 1; t >= start; t--) returns[t] = sum += rewards.tokens[t];
+    } else {
+      returns.fill(sum, start, end);
+    }
+    returns.fill(sum, k > 0 ? turns[k - 1].end : 0, start);
+  }
+}

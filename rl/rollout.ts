@@ -1,0 +1,163 @@
+import { type ChatRenderer, type Completion, KvCache, type Message, type Qwen, Sampler } from "../models/index.js";
+import type { Environment, Episode } from "./environment.js";
+import type { StopReason, Trajectory, Turn } from "./trajectory.js";
+
+/** One conversation to have. */
+export interface RolloutItem {
+  readonly task: number;
+  readonly sample: number;
+}
+
+export interface RolloutOptions {
+  readonly policy: Qwen;
+  readonly chat: ChatRenderer;
+  readonly environment: Environment;
+  readonly items: readonly RolloutItem[];
+  readonly split?: "train" | "held_out";
+  readonly seed: number;
+  /** Training step, part of the noise's name. */
+  readonly step?: number;
+  /** 0 is greedy. */
+  readonly temperature: number;
+  /** Most assistant turns; the last one counts. */
+  readonly maxTurns: number;
+  /** Most tokens of one assistant turn. */
+  readonly maxTurnTokens: number;
+  /** Most tokens of a conversation, prompt included. */
+  readonly maxTokens: number;
+  /** Tokens a page of the KV cache holds. Default 16. */
+  readonly pageSize?: number;
+  /** Most bytes of KV cache; idle conversations are evicted beyond it. Default 1 GiB. */
+  readonly cacheBytes?: number;
+}
+
+export interface Rollout {
+  /** In the order of the items. */
+  readonly trajectories: readonly Trajectory[];
+  /** Tokens that the policy drew. */
+  readonly drawn: number;
+  readonly seconds: number;
+}
+
+/** Has all conversations at once, each with its own simulated user, over one KV cache that it frees at the end. */
+export async function rollout(options: RolloutOptions): Promise<Rollout> {
+  const started = performance.now();
+  const { policy, items, maxTokens, pageSize = 16, cacheBytes = 2 ** 30 } = options;
+  const { layers, kvHeads, headDim } = policy.config;
+  const each = Math.ceil(maxTokens / pageSize);
+  const affordable = Math.floor(cacheBytes / (layers * 2 * kvHeads * headDim * 4 * pageSize));
+  const pages = Math.max(each, Math.min(items.length * each, affordable));
+  const cache = new KvCache(policy.config, { backend: policy.backend, pages, pageSize });
+  try {
+    const sampler = new Sampler(policy, cache, { seed: options.seed });
+    const trajectories = await Promise.all(items.map((item) => converse(item, options, sampler)));
+    return { trajectories, drawn: sampler.drawn, seconds: (performance.now() - started) / 1000 };
+  } finally {
+    cache.dispose();
+  }
+}
+
+/** A conversation as it grows. */
+interface Record {
+  readonly messages: Message[];
+  readonly tokens: number[];
+  /** One per token, 0 for tokens that were not drawn. */
+  readonly logprobs: number[];
+  readonly turns: Turn[];
+}
+
+/** What the simulated user or a metric gave, or why it failed. */
+type Attempt<T> = { readonly value: T } | { readonly failure: string };
+
+async function converse(item: RolloutItem, options: RolloutOptions, sampler: Sampler): Promise<Trajectory> {
+  const { environment, split = "train", seed } = options;
+  const record: Record = { messages: [], tokens: [], logprobs: [], turns: [] };
+  const sequence = sampler.cache.open();
+  try {
+    const begun = await attempt(() => environment.begin(item.task, { split, sample: item.sample, seed }));
+    if ("failure" in begun) return finish(item, record, "failed", begun);
+    const episode = begun.value;
+    const ended = await talk(
+      episode,
+      record,
+      (tokens, maxTokens) =>
+        sampler.generate({
+          sequence,
+          tokens,
+          maxTokens,
+          stopIds: new Set(options.chat.stopIds),
+          temperature: options.temperature,
+          site: { step: options.step ?? 0, ...item, turn: record.turns.length },
+        }),
+      options,
+    );
+    if ("failure" in ended) return finish(item, record, "failed", ended);
+    const scored = await attempt(() => episode.score(record.messages));
+    return { ...finish(item, record, ended.value, scored), usefulTurn: episode.usefulTurn?.(record.messages) };
+  } finally {
+    sampler.cache.close(sequence);
+  }
+}
+
+/** The conversation itself, from the opening to its end; limits are checked before a turn, so that the last turn counts. */
+async function talk(
+  episode: Episode,
+  { messages, tokens, logprobs, turns }: Record,
+  generate: (tokens: readonly number[], maxTokens: number) => Promise<Completion>,
+  { chat, maxTurns, maxTurnTokens, maxTokens }: RolloutOptions,
+): Promise<Attempt<StopReason>> {
+  const append = (ids: readonly number[], values?: readonly number[]) => {
+    tokens.push(...ids);
+    logprobs.push(...(values ?? ids.map(() => 0)));
+  };
+  messages.push(...episode.opening);
+  append(chat.open(episode.opening));
+  while (turns.length < maxTurns) {
+    const room = Math.min(maxTurnTokens, maxTokens - tokens.length);
+    if (room < 1) return { value: "context_length" };
+    const completion = await generate(tokens, room);
+    const start = tokens.length;
+    append(completion.ids, completion.logprobs);
+    const cut = room < maxTurnTokens ? "context_length" : "turn_length";
+    turns.push({ start, end: tokens.length, stop: completion.stop === "stop" ? "stop" : cut });
+    messages.push({ role: "assistant", content: chat.content(completion.ids) });
+    if (turns.length === maxTurns) break;
+    const reply = await attempt(() => episode.reply(messages));
+    if ("failure" in reply) return reply;
+    const { kind, content } = reply.value;
+    if (content !== undefined) messages.push({ role: "user", content });
+    if (kind === "done") return { value: "user_done" };
+    append(chat.extend(completion.ids, { role: "user", content: content ?? "" }));
+  }
+  return { value: "max_turns" };
+}
+
+async function attempt<T>(fn: () => T | Promise<T>): Promise<Attempt<T>> {
+  try {
+    return { value: await fn() };
+  } catch (error) {
+    return { failure: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+function finish(
+  item: RolloutItem,
+  { messages, tokens, logprobs, turns }: Record,
+  stop: StopReason,
+  scored: Attempt<unknown>,
+): Trajectory {
+  const sampled = new Uint8Array(tokens.length);
+  for (const { start, end } of turns) sampled.fill(1, start, end);
+  const failure = "failure" in scored ? scored.failure : undefined;
+  return {
+    ...item,
+    messages,
+    tokens: Int32Array.from(tokens),
+    sampled,
+    logprobs: Float32Array.from(logprobs),
+    turns,
+    metrics: "value" in scored ? (scored.value as Trajectory["metrics"]) : {},
+    stop: failure === undefined ? stop : "failed",
+    ...(failure !== undefined && { failure }),
+  };
+}

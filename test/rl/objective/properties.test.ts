@@ -1,0 +1,183 @@
+/** What holds for all inputs: of credit, advantages and losses together. */
+import test from "ava";
+import fc from "fast-check";
+import {
+  addMetrics,
+  assignCredit,
+  creditMethods,
+  type Loss,
+  lengthShares,
+  type Outputs,
+  policyLoss,
+  prmLoss,
+  type RewardRow,
+  rloo,
+  sftLoss,
+  turnRanges,
+  turnRewards,
+  turnSums,
+} from "../../../rl/objective/index.js";
+import { close, evaluate, near } from "./support.js";
+
+const real = (size: number) => fc.double({ min: -size, max: size, noNaN: true });
+
+/** A conversation with 0 to 4 turns, in one of three groups, numbers up to `size`. */
+const rowOf = (size: number): fc.Arbitrary<RewardRow> =>
+  fc
+    .record({
+      group: fc.integer({ min: 0, max: 2 }),
+      turns: fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 4 })), { maxLength: 4 }),
+      outcome: real(size),
+      lengthPenalty: real(size),
+      scores: fc.array(real(size), { minLength: 30, maxLength: 30 }),
+    })
+    .map(({ turns, scores, ...row }) => {
+      const mask = turns.flatMap(([gap, length]) => [...Array<number>(gap).fill(0), ...Array<number>(length).fill(1)]);
+      return { ...row, tokens: 30, turns: turnRanges(mask), scores: Float64Array.from(scores) };
+    });
+
+const rowsOf = (size: number) => fc.array(rowOf(size), { minLength: 1, maxLength: 9 });
+const forms = (["turn_index", "row_total", "share", "reference"] as const).flatMap((form) =>
+  (["rms", "whiten", "none"] as const).map((normalise) => ({ form, normalise })),
+);
+
+test("credit sums to the whole reward; ITPO's and PRIME's to the scores and the penalty", (t) => {
+  fc.assert(
+    fc.property(rowsOf(2), fc.constantFrom("mean", "sum"), real(1).map(Math.abs), (rows, form, uniformMix) => {
+      for (const method of creditMethods) {
+        const sums = turnRewards(rows, assignCredit(rows, { method, form, uniformMix }));
+        rows.forEach(({ turns, outcome, lengthPenalty = 0, scores = [] }, i) => {
+          if (turns.length === 0) return;
+          const byScores = method === "itpo" || method === "prime";
+          const expected = byScores ? turnSums(scores, turns).reduce((a, b) => a + b, 0) : outcome;
+          close(
+            t,
+            sums[i].reduce((a, b) => a + b, 0),
+            expected + lengthPenalty,
+            1e-9,
+            method,
+          );
+        });
+      }
+    }),
+    { numRuns: 50 },
+  );
+  t.pass();
+});
+
+test("the order of rows and the names of groups change nothing", (t) => {
+  fc.assert(
+    fc.property(rowsOf(2), fc.infiniteStream(fc.nat()), (rows, keys) => {
+      const order = rows.map((_, i) => ({ i, key: keys.next().value as number })).sort((a, b) => a.key - b.key);
+      const shuffled = order.map(({ i }) => ({ ...rows[i], group: 1000 - 7 * rows[i].group }));
+      for (const method of creditMethods) {
+        for (const options of forms) {
+          const plain = rloo(rows, assignCredit(rows, { method }), options);
+          const other = rloo(shuffled, assignCredit(shuffled, { method }), options);
+          near(
+            t,
+            other.advantages,
+            order.map(({ i }) => plain.advantages[i]),
+            1e-9,
+            `${method} ${options.form}`,
+          );
+          if (JSON.stringify(plain.counts) !== JSON.stringify(other.counts)) t.fail("counts differ");
+        }
+      }
+    }),
+    { numRuns: 40 },
+  );
+  t.pass();
+});
+
+test("extreme scores, outcomes and penalties stay finite", (t) => {
+  fc.assert(
+    fc.property(rowsOf(1e4), (rows) => {
+      for (const method of creditMethods) {
+        for (const options of forms) {
+          const { advantages, returns } = rloo(rows, assignCredit(rows, { method, outcomeCoefficient: 1 }), options);
+          if (![...advantages, ...returns].every((stream) => stream.every(Number.isFinite))) t.fail(method);
+        }
+      }
+    }),
+    { numRuns: 40 },
+  );
+  t.pass();
+});
+
+test("length shares sum to one", (t) => {
+  fc.assert(
+    fc.property(rowOf(1), ({ turns }) => {
+      if (turns.length > 0)
+        close(
+          t,
+          lengthShares(turns).reduce((a, b) => a + b),
+          1,
+          1e-12,
+        );
+    }),
+  );
+  t.pass();
+});
+
+const numbers = fc.array(fc.double({ min: -4, max: 0, noNaN: true }), { minLength: 30, maxLength: 30 });
+const lossRow = fc
+  .record({
+    row: rowOf(1),
+    label: fc.double({ min: 0, max: 1, noNaN: true }),
+    old: numbers,
+    reference: numbers,
+    weights: numbers,
+  })
+  .map(({ row, label, old, reference, weights }) => ({
+    turns: row.turns,
+    label,
+    weights,
+    oldLogprobs: old,
+    referenceLogprobs: reference,
+    advantages: row.scores ?? [],
+  }));
+const output: fc.Arbitrary<Outputs> = fc.record({ logprobs: numbers, entropy: numbers });
+
+const losses: Loss<ReturnType<typeof lossRow.generate>["value"]>[] = [
+  ...(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"] as const).map(
+    (aggregation) => policyLoss({ aggregation, normLength: 30, kl: { coefficient: 0.1 }, entropyCoefficient: 0.01 }),
+  ),
+  prmLoss({ beta: 0.5 }),
+  sftLoss(),
+];
+
+test("cutting a mini-batch into micro-batches leaves gradients the same bits; values and metrics add up", (t) => {
+  const batches = fc.array(fc.tuple(lossRow, output, fc.integer({ min: 0, max: 3 })), { minLength: 1, maxLength: 8 });
+  fc.assert(
+    fc.property(batches, (batch) => {
+      const rows = batch.map(([row]) => row);
+      for (const loss of losses) {
+        const whole = evaluate(
+          loss,
+          rows,
+          batch.map(([, outputs]) => outputs),
+        );
+        const bound = loss.bind(rows);
+        const metrics: Record<string, number> = {};
+        let value = 0;
+        for (const part of [0, 1, 2, 3]) {
+          const indices = [...rows.keys()].filter((i) => batch[i][2] === part).reverse();
+          const result = bound(
+            indices.map((i) => batch[i][1]),
+            indices,
+          );
+          value += result.value;
+          addMetrics(metrics, result.metrics);
+          indices.forEach((i, j) => {
+            near(t, [result.gradients[j].logprobs], [whole.gradients[i].logprobs], 0, loss.name);
+          });
+        }
+        close(t, value, whole.value, 1e-10, loss.name);
+        for (const [name, expected] of Object.entries(whole.metrics)) close(t, metrics[name], expected, 1e-10, name);
+      }
+    }),
+    { numRuns: 60 },
+  );
+  t.pass();
+});
