@@ -1,9 +1,11 @@
 import { InputError } from "../lib/errors.js";
-import { neutral, type TemplateOptions, templateLayout } from "./chatTemplate.js";
+import { neutral, quote, type TemplateOptions, templateLayout } from "./chatTemplate.js";
 import { memo } from "./memo.js";
 import type { Message, Role } from "./message.js";
 import { splitter } from "./tokenizer/addedTokens.js";
 import type { Tokenizer } from "./tokenizer/tokenizer.js";
+
+export { CHATML } from "./chatTemplate.js";
 
 /**
  * A conversation as token ids that is never tokenised again: `open` gives the ids up to the policy's first turn; after
@@ -14,7 +16,10 @@ import type { Tokenizer } from "./tokenizer/tokenizer.js";
  * so where no content spells a special token the ids are those of the rendered text.
  */
 export interface ChatRenderer {
-  /** Ids that end an assistant turn: the template's end-of-turn token and the tokenizer's end of text. */
+  /**
+   * Ids that end an assistant turn: the template's end-of-turn token first, then the tokenizer's end of text if it is
+   * another. A model's generation_config.json may name more.
+   */
   readonly stopIds: readonly number[];
   /** Ids of a conversation so far, generation prompt included. */
   open(messages: readonly Message[]): number[];
@@ -49,14 +54,14 @@ export function chatRenderer(tokenizer: Tokenizer, options: ChatOptions = {}): C
 
   /** Ids of literals[0] contents[0] literals[1] …; only literals may hold special tokens. */
   function encode(literals: readonly string[], contents: readonly string[]): number[] {
-    const ids: number[] = [];
+    let ids: number[] = [];
     let plain = "";
     for (const [i, literal] of literals.entries()) {
       for (const piece of splitSpecial(literal)) {
         if (typeof piece === "string") {
           plain += piece;
         } else {
-          ids.push(...tokenizer.encode(plain), piece);
+          ids = ids.concat(tokenizer.encode(plain), piece);
           plain = "";
         }
       }
@@ -99,7 +104,7 @@ export function chatRenderer(tokenizer: Tokenizer, options: ChatOptions = {}): C
     extend(sampled, reply) {
       if (onRewrite === "throw") {
         const turn = tokenizer.decode(withoutStop(sampled), { specialTokens: true });
-        if (!isKept(turn)) throw rewritten(JSON.stringify(turn.length > 60 ? `${turn.slice(0, 60)}…` : turn));
+        if (!isKept(turn)) throw rewritten(quote(turn));
       }
       return continuation(reply).slice(sampled.at(-1) === endOfTurn ? 1 : 0);
     },

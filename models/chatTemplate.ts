@@ -2,6 +2,7 @@ import { Template } from "@huggingface/jinja";
 import { InputError } from "../lib/errors.js";
 import { memo } from "./memo.js";
 import type { Message, Role } from "./message.js";
+import { oneLine } from "./tokenizer/files.js";
 import type { TokenizerConfig } from "./tokenizer/tokenizer.js";
 
 /** The template of models that have none of their own. */
@@ -49,7 +50,7 @@ export function templateLayout(config: TokenizerConfig, options: TemplateOptions
     try {
       return template.render({ ...variables, messages, add_generation_prompt: true });
     } catch (error) {
-      throw new InputError(`chat template: ${(error as Error).message}`);
+      throw new InputError(`chat template: ${oneLine(error)}`);
     }
   }
 
@@ -59,8 +60,7 @@ export function templateLayout(config: TokenizerConfig, options: TemplateOptions
     let rest = render(messages);
     for (const { content } of messages) {
       const [before, ...after] = rest.split(content);
-      if (after.length !== 1)
-        throw new InputError("chat template: it does not write each message's content exactly once");
+      if (after.length !== 1) throw new InputError("chat template: it must write each message's content exactly once");
       parts.push(before);
       rest = after[0];
     }
@@ -77,7 +77,7 @@ export function templateLayout(config: TokenizerConfig, options: TemplateOptions
     if (rendered.startsWith(before) && rendered.endsWith(after) && rendered.length >= before.length + after.length) {
       return rendered.slice(before.length, rendered.length - after.length);
     }
-    throw new InputError(`chat template: it changes more than the content for ${JSON.stringify(messages[index])}`);
+    throw new InputError(`chat template: it changes more than the content for ${quote(messages[index].content)}`);
   }
 
   return {
@@ -108,11 +108,16 @@ export function templateLayout(config: TokenizerConfig, options: TemplateOptions
   };
 }
 
+/** `text` in quotes, cut to what fits an error message. */
+export function quote(text: string): string {
+  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
+}
+
 function parse(template: string): Template {
   try {
     return new Template(template);
   } catch (error) {
-    throw new InputError(`chat template: does not parse: ${(error as Error).message}`);
+    throw new InputError(`chat template: does not parse: ${oneLine(error)}`);
   }
 }
 

@@ -23,4 +23,4 @@ export {
   trainBpe,
   wordLevelTokenizer,
 } from "./tokenizer/index.js";
-export { huggingFaceViews, type LoadOptions, loadQwen, readConfig, saveQwen } from "./weights.js";
+export { huggingFaceViews, type LoadOptions, loadQwen, readConfig, saveQwen, writeWhole } from "./weights.js";

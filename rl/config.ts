@@ -23,6 +23,7 @@ const scratch = z.strictObject({
   ropeTheta: z.number().positive().default(10000),
   tieWordEmbeddings: z.boolean().default(true),
   initializerRange: z.number().positive().default(0.02),
+  embeddingRange: z.number().positive().optional().describe("the embedding's own; default: initializerRange"),
   tokenizer: z.string().optional().describe("folder with a tokenizer; the environment may bring its own"),
 });
 

@@ -30,7 +30,7 @@ export async function readTokenizerFiles(directory: string): Promise<TokenizerFi
       contents.set(name, await readFile(join(directory, name)));
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") {
-        throw new InputError(`${join(directory, name)}: cannot be read (${(error as Error).message})`);
+        throw new InputError(`${join(directory, name)}: cannot be read (${oneLine(error)})`);
       }
     }
   }
@@ -74,10 +74,15 @@ export function readJson(files: TokenizerFiles, name: string): Record<string, un
   try {
     value = JSON.parse(new TextDecoder().decode(content));
   } catch (error) {
-    throw new InputError(`${path}: not valid JSON (${(error as Error).message}); download it again`);
+    throw new InputError(`${path}: not valid JSON (${oneLine(error)}); download it again`);
   }
   if (!isObject(value)) throw new InputError(`${path}: not a JSON object`);
   return value;
+}
+
+/** An error's message without line breaks. */
+export function oneLine(error: unknown): string {
+  return (error as Error).message.replace(/\s+/g, " ");
 }
 
 export function isObject(value: unknown): value is Record<string, unknown> {

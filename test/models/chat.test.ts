@@ -1,8 +1,7 @@
 import { Template } from "@huggingface/jinja";
 import test from "ava";
 import fc from "fast-check";
-import { chatRenderer } from "../../models/chat.js";
-import { CHATML } from "../../models/chatTemplate.js";
+import { CHATML, chatRenderer } from "../../models/chat.js";
 import type { Message } from "../../models/message.js";
 import { loadTokenizer, trainBpe, wordLevelTokenizer } from "../../models/tokenizer/index.js";
 import { Oracle, oracleIds, qwenDirectory } from "./tokenizer/oracle.js";
@@ -171,7 +170,7 @@ test("templates that cannot be extended turn by turn are refused", (t) => {
     t.throws(() => chatRenderer(small, { template }), { name: "InputError", message });
   refuse("{% for message in messages %}", /does not parse/);
   refuse("{{ raise_exception('no user') }}", /no user/);
-  refuse("{{ messages[0].content }}<|im_end|>", /does not write each message's content exactly once/);
+  refuse("{{ messages[0].content }}<|im_end|>", /must write each message's content exactly once/);
   refuse(CHATML.replace("message.content", "message.content + message.content"), /exactly once/);
   refuse(CHATML.replaceAll("<|im_end|>", ""), /does not end with a special token/);
   refuse(CHATML.replace("<|im_end|>", " <|im_end|>"), /does not end with a special token/);

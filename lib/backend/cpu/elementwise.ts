@@ -174,7 +174,7 @@ const reducers: Record<ReduceOp, (x: TypedArray, start: number, length: number, 
   },
   max(x, start, length, step) {
     let best = Number.NEGATIVE_INFINITY;
-    for (let j = 0, at = start; j < length; j++, at += step) if (x[at] > best || x[at] !== x[at]) best = x[at];
+    for (let j = 0, at = start; j < length; j++, at += step) if (x[at] > best || Number.isNaN(x[at])) best = x[at];
     return best;
   },
   argmax(x, start, length, step) {

@@ -1,26 +1,27 @@
 import { createRequire } from "node:module";
 import { dirname, sep } from "node:path";
 import util from "node:util";
+import type { BackendWasm } from "@tensorflow/tfjs-backend-wasm";
 import type * as TensorFlow from "@tensorflow/tfjs-core";
 import type { Tensor as EngineTensor } from "@tensorflow/tfjs-core";
-import type { BackendWasm } from "@tensorflow/tfjs-backend-wasm";
 import type { TypedArray } from "../../dtype.js";
 
 /** The module of tfjs-core, or of a package that includes it. */
 export type Tf = typeof TensorFlow;
 
-export type EngineName = "node" | "wasm" | "cpu";
+/** What stands behind `tfjs:`; the best first. */
+export const engineNames = ["node", "wasm", "cpu"] as const;
+export type EngineName = (typeof engineNames)[number];
 
-/** An engine of TensorFlow.js that was loaded and is ready. */
+/** An engine of TensorFlow.js, ready to compute. */
 export interface Engine {
   readonly tf: Tf;
-  /** As in `tfjs:NAME`. */
   readonly name: EngineName;
   /** The name under which tfjs has it registered. */
   readonly registered: string;
   /** Package, version and kind, for people. */
   readonly detail: string;
-  /** Refers to an array that it is given, rather than copying it. */
+  /** It refers to an array that it is given, rather than copying it. */
   readonly keepsArrays: boolean;
   /**
    * There where the engine computes in the host's memory: what it does wrong, slowly or not at all is then done by the cpu
@@ -36,23 +37,38 @@ export interface HostTraits {
   readonly productFrom: number;
 }
 
-/** Loads an engine, or rejects with the reason why it is not there. */
-export const loaders: Readonly<Record<EngineName, () => Promise<Engine>>> = {
+const loaded = new Map<EngineName, Promise<Engine>>();
+let last: Promise<unknown> = Promise.resolve();
+
+/**
+ * Loads an engine, once, and one at a time: tfjs gives up on an engine when another is asked for before it is ready.
+ * Rejects with the reason where it is not there.
+ */
+export function loadEngine(name: EngineName): Promise<Engine> {
+  let engine = loaded.get(name);
+  if (!engine) {
+    engine = last.then(loaders[name]);
+    last = engine.catch(() => {});
+    loaded.set(name, engine);
+  }
+  return engine;
+}
+
+const loaders: Readonly<Record<EngineName, () => Promise<Engine>>> = {
   async node() {
     restoreIsNullOrUndefined();
-    const missing: string[] = [];
+    const reasons: string[] = [];
     for (const name of ["@tensorflow/tfjs-node-gpu", "@tensorflow/tfjs-node"]) {
       try {
         const module = await import(name);
         const tf: Tf = module.default ?? module;
         await start(tf, "tensorflow");
-        const detail = `${name} ${tf.version_core}`;
-        return { tf, name: "node", registered: "tensorflow", detail, keepsArrays: true };
+        return { tf, name: "node", registered: "tensorflow", detail: `${name} ${tf.version_core}`, keepsArrays: true };
       } catch (error) {
-        missing.push(reason(name, error));
+        reasons.push(whyMissing(name, error as NodeJS.ErrnoException));
       }
     }
-    throw new Error(missing.join("; "));
+    throw new Error(reasons.join("; "));
   },
 
   async wasm() {
@@ -64,8 +80,8 @@ export const loaders: Readonly<Record<EngineName, () => Promise<Engine>>> = {
     const simd = (await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT")) ? "SIMD" : "no SIMD";
     const detail = `@tensorflow/tfjs-backend-wasm ${tf.version_core}, ${simd}, one thread`;
     const backend = tf.backend() as BackendWasm;
-    const host = { view: (tensor: EngineTensor) => backend.typedArrayFromHeap(tensor) as TypedArray, productFrom: 150_000 };
-    return { tf, name: "wasm", registered: "wasm", detail, keepsArrays: false, host };
+    const view = (tensor: EngineTensor) => backend.typedArrayFromHeap(tensor) as TypedArray;
+    return { tf, name: "wasm", registered: "wasm", detail, keepsArrays: false, host: { view, productFrom: 150_000 } };
   },
 
   async cpu() {
@@ -79,7 +95,7 @@ export const loaders: Readonly<Record<EngineName, () => Promise<Engine>>> = {
 };
 
 async function start(tf: Tf, registered: string): Promise<void> {
-  // Without it tfjs prints an advertisement and looks at every value for NaN.
+  // Otherwise tfjs prints advice to install tfjs-node.
   tf.enableProdMode();
   if (!(await tf.setBackend(registered))) throw new Error(`tfjs could not start its engine '${registered}'`);
 }
@@ -90,8 +106,7 @@ function restoreIsNullOrUndefined(): void {
   Object.assign(util, { isNullOrUndefined: (value: unknown) => value === null || value === undefined });
 }
 
-function reason(name: string, error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
+function whyMissing(name: string, { code, message }: NodeJS.ErrnoException): string {
   if (code === "ERR_MODULE_NOT_FOUND" && message.includes(`'${name}'`)) return `${name} is not installed`;
   return `${name}: ${message.split("\n")[0]}`;
 }

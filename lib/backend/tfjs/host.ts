@@ -5,22 +5,16 @@ import type { Engine } from "./engines.js";
 import { hybridGemm } from "./gemm.js";
 import type { EngineMemory } from "./memory.js";
 import type { Operations, Run } from "./operations.js";
-import { swigluKernels } from "./swiglu.js";
 
-/** Operations of two operands that the engine does as the contract wants them, NaN included, and faster than a loop. */
-const engineOps: ReadonlySet<BinaryOp> = new Set(["add", "sub", "mul", "div"] satisfies BinaryOp[]);
+/** The rest is no faster than a loop, or wrong: the engines' maximum overlooks NaN, as their sign does. */
+const engineBinary: ReadonlySet<BinaryOp> = new Set(["add", "sub", "mul", "div"]);
 
 /**
  * The operations of an engine in the host's memory. Matrix products, permutations and most elementwise functions of floats
  * are the engine's; everything else, the fused kernels included, is the cpu backend's, to and from which elements are
  * copied: its loops are as fast, and sums are exact there.
  */
-export function hostOperations(
-  engine: Engine,
-  operations: Operations,
-  memory: EngineMemory,
-  run: Run,
-): Operations {
+export function hostOperations(engine: Engine, operations: Operations, memory: EngineMemory, run: Run): Operations {
   const productFrom = engine.host!.productFrom;
   const gemm = hybridGemm(engine.tf, run, productFrom);
   const host = createCpu({ blas: { gemm, description: "", tried: [] } });
@@ -65,8 +59,8 @@ export function hostOperations(
     download: forward(host.download),
     fill: forward(host.fill),
     cast: forward(host.cast),
-    unary: (op, x) => (isFloat(x) && op !== "logicalNot" ? operations : onHost).unary(op, x),
-    binary: (op, a, b, shape) => (isFloat(a) && engineOps.has(op) ? operations : onHost).binary(op, a, b, shape),
+    unary: (op, x) => (isFloat(x) && op !== "sign" ? operations : onHost).unary(op, x),
+    binary: (op, a, b, shape) => (isFloat(a) && engineBinary.has(op) ? operations : onHost).binary(op, a, b, shape),
     where: forward(host.where),
     reduce: forward(host.reduce),
     matmul: (a, b, spec, bias) => (isForEngine(spec) ? operations : onHost).matmul(a, b, spec, bias),
@@ -80,7 +74,7 @@ export function hostOperations(
     assign: forward(host.assign, 0),
     accumulate: forward(host.accumulate, 0),
     setRows: forward(host.setRows, 0),
-    fused: { ...Object.fromEntries(kernels), ...swigluKernels(engine, memory, run, host) },
+    fused: Object.fromEntries(kernels),
     close: () => host.close(),
   };
 }

@@ -47,7 +47,11 @@ export class EngineMemory {
 
   /** An engine tensor over host data that may be overwritten afterwards. */
   upload(data: TypedArray, dtype: DType, shape: Shape): EngineTensor {
-    return this.engine.tf.tensor(this.engine.keepsArrays ? data.slice() : data, [...shape], engineDtypes[dtype] as "float32");
+    return this.engine.tf.tensor(
+      this.engine.keepsArrays ? data.slice() : data,
+      [...shape],
+      engineDtypes[dtype] as "float32",
+    );
   }
 
   /** The elements as an engine tensor, which belongs to this memory or to the caller's tidy. */
@@ -92,8 +96,12 @@ export class EngineMemory {
   /** x in the host's backend, to be read; `isCopy` tells whether it is to be freed there. For engines in host memory. */
   onHost(x: ArrayRef, host: Backend): { ref: ArrayRef; isCopy: boolean } {
     const { elements } = x.storage.handle as Handle;
-    if (elements instanceof Storage) return { ref: { storage: elements, offset: x.offset, shape: x.shape }, isCopy: false };
-    const copy = host.upload(x.storage.dtype, this.engine.host!.view(elements).subarray(x.offset, x.offset + sizeOf(x.shape)));
+    if (elements instanceof Storage)
+      return { ref: { storage: elements, offset: x.offset, shape: x.shape }, isCopy: false };
+    const copy = host.upload(
+      x.storage.dtype,
+      this.engine.host!.view(elements).subarray(x.offset, x.offset + sizeOf(x.shape)),
+    );
     return { ref: { storage: copy, offset: 0, shape: x.shape }, isCopy: true };
   }
 
@@ -111,7 +119,9 @@ export class EngineMemory {
   #onEngine(storage: Storage): EngineTensor {
     const handle = storage.handle as Handle;
     if (!(handle.elements instanceof Storage)) return handle.elements;
-    const tensor = this.engine.tf.keep(this.upload(handle.elements.handle as TypedArray, storage.dtype, [storage.size]));
+    const tensor = this.engine.tf.keep(
+      this.upload(handle.elements.handle as TypedArray, storage.dtype, [storage.size]),
+    );
     this.#drop(storage);
     handle.elements = tensor;
     return tensor;

@@ -1,4 +1,4 @@
-import type { Tensor as EngineTensor } from "@tensorflow/tfjs-core";
+import type { Tensor as EngineTensor, TensorContainer } from "@tensorflow/tfjs-core";
 import type { DType, TypedArray } from "../../dtype.js";
 import { sizeOf } from "../../shape.js";
 import type { ArrayRef, Backend, BinaryOp, MatmulSpec, Storage, UnaryOp } from "../backend.js";
@@ -9,7 +9,7 @@ import { type EngineMemory, engineDtypes } from "./memory.js";
 export type Operations = Omit<Backend, "name" | "description" | "dtypes" | "free" | "memory">;
 
 /** Runs engine operations with the engine made current and intermediates disposed of. */
-export type Run = <T extends EngineTensor | void>(fn: () => T) => T;
+export type Run = <T extends TensorContainer>(fn: () => T) => T;
 
 /** Everything by operations of tfjs. */
 export function engineOperations({ tf, host }: Engine, memory: EngineMemory, run: Run): Operations {
@@ -40,11 +40,7 @@ export function engineOperations({ tf, host }: Engine, memory: EngineMemory, run
     download: (x) => download(run(() => tf.clone(memory.tensor(x)))),
 
     fill: (dtype, size, value) => make(dtype, size, () => tf.fill([size], value, engineDtypes[dtype] as "float32")),
-    cast: (x, dtype) =>
-      make(dtype, sizeOf(x.shape), () => {
-        const from = memory.tensor(x);
-        return dtype === "bool" ? tf.notEqual(from, zero(tf, from)) : tf.cast(from, engineDtypes[dtype]!);
-      }),
+    cast: (x, dtype) => make(dtype, sizeOf(x.shape), () => tf.cast(memory.tensor(x), engineDtypes[dtype]!)),
     unary: (op, x) => like(x, sizeOf(x.shape), () => unaryOps[op](memory.tensor(x))),
     binary(op, a, b, shape) {
       const y = run(() => binaryOps[op](memory.tensor(a), memory.tensor(b)));

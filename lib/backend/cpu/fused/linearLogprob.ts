@@ -2,8 +2,13 @@ import { fastExp } from "../../../exp.js";
 import type { FusedKernels } from "../../backend.js";
 import { type HostMemory, wideOf } from "./host.js";
 
-/** Elements of logits held at once. */
+/** Logits held at once: about this many, but never fewer rows than let the product read the weight seldom. */
 const CHUNK = 1 << 20;
+const FEWEST_ROWS = 64;
+
+function chunkRows(tokens: number, vocabulary: number): number {
+  return Math.max(1, Math.min(tokens, Math.max(FEWEST_ROWS, Math.floor(CHUNK / vocabulary))));
+}
 
 export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "linearLogprob" | "linearLogprobBackward"> {
   return {
@@ -13,7 +18,7 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
       const [vocabulary] = weight.shape;
       checkTargets(target, vocabulary);
       const [logprobs, entropy, lse] = [0, 1, 2].map(() => host.output(wideOf(hidden), tokens));
-      const rows = Math.max(1, Math.min(tokens, Math.floor(CHUNK / vocabulary)));
+      const rows = chunkRows(tokens, vocabulary);
       const z = host.scratch(h, rows * vocabulary);
       for (let from = 0; from < tokens; from += rows) {
         const count = Math.min(rows, tokens - from);
@@ -48,7 +53,7 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
       const dHidden = host.output(hidden.storage.dtype, h.length);
       const dWeight = host.output(weight.storage.dtype, w.length);
       dWeight.data.fill(0);
-      const rows = Math.max(1, Math.min(tokens, Math.floor(CHUNK / vocabulary)));
+      const rows = chunkRows(tokens, vocabulary);
       const z = host.scratch(h, rows * vocabulary);
       for (let from = 0; from < tokens; from += rows) {
         const count = Math.min(rows, tokens - from);

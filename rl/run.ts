@@ -1,0 +1,236 @@
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { type Backend, openDevice } from "../lib/index.js";
+import { countParameters, type Qwen } from "../models/index.js";
+import { creditAlignment } from "./alignment.js";
+import { openCheckpoint, openOptimizers, type RunState, saveCheckpoint } from "./checkpoint.js";
+import type { TrainConfig } from "./config.js";
+import { scriptBatches } from "./environments/quickstart/warmup.js";
+import { evaluate, probeConversations } from "./evaluate.js";
+import { forwardRows, Learner } from "./learner.js";
+import type { Proportion } from "./objective/index.js";
+import { openLiveLine } from "./report/liveLine.js";
+import { openMetrics } from "./report/metrics.js";
+import { writeReport } from "./report/page.js";
+import { openTranscripts } from "./report/transcript.js";
+import { makeRunFolder, writeConfig } from "./runFolder.js";
+import { openPolicy, openSetting, type Policy, type Setting } from "./setup.js";
+import { fineTune } from "./sft.js";
+import { Trainer } from "./trainer.js";
+import { heldOutTranscripts, trainingTranscripts } from "./transcripts.js";
+
+export interface RunOptions {
+  /** Folder of a run to go on with, from its last checkpoint. */
+  readonly resume?: string;
+  /** Where lines for people go; default standard output. */
+  readonly print?: (line: string) => void;
+  /** Once aborted, the run saves a checkpoint after the current step and ends. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a run came to. */
+export interface RunResult {
+  readonly folder: string;
+  /** Mean held-out outcome before and after training. */
+  readonly before: number;
+  readonly after: number;
+  /** Credit against the truth at mid-training and at the end, where the environment knows the truth. */
+  readonly alignment: readonly { readonly step: number; readonly methods: Readonly<Record<string, Proportion>> }[];
+  /** Seconds of warm-up and training, evaluations included. */
+  readonly seconds: number;
+}
+
+/**
+ * A whole training run: warm-up, training steps, evaluations, and a folder with the resolved config, metrics,
+ * transcripts, an HTML page and a checkpoint.
+ */
+export async function train(config: TrainConfig, options: RunOptions = {}): Promise<RunResult> {
+  const { print = console.log } = options;
+  const backend = await openDevice(config.device);
+  try {
+    const setting = await openSetting(config.environment);
+    const checkpoint = options.resume ? await openCheckpoint(join(options.resume, "checkpoint"), backend) : undefined;
+    const policy = await openPolicy(
+      checkpoint ? { ...config, model: { path: join(options.resume!, "checkpoint", "policy") } } : config,
+      backend,
+      setting.tokenizer,
+    );
+    const folder = options.resume ?? (await makeRunFolder(config.output, config.name));
+    print(`${config.name} on ${backend.name} (${backend.description}), seed ${config.seed}, into ${folder}`);
+    print(describeModel(policy.model, setting));
+    await writeConfig(folder, config);
+
+    const started = performance.now();
+    if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting);
+    const trainer = new Trainer(config, {
+      ...policy,
+      policy: policy.model,
+      environment: setting.environment,
+      reference: checkpoint?.reference,
+      prm: checkpoint?.prm,
+    });
+    if (checkpoint) await openOptimizers(join(options.resume!, "checkpoint"), trainer);
+    const run = { config, print, backend, folder, setting, policy, trainer, started, signal: options.signal };
+    return await trainingLoop(run, checkpoint?.state);
+  } finally {
+    backend.close();
+  }
+}
+
+function describeModel(model: Qwen, { ceilings }: Setting): string {
+  const levels = ceilings.map(({ label, value }) => `${label} ${value.toFixed(3)}`).join(", ");
+  const size = countParameters(model.parameters).toLocaleString("en-US");
+  return `${model.config.architecture}, ${size} parameters${levels && `; outcome of a policy that … ${levels}`}`;
+}
+
+/** Supervised steps on the environment's scripts, which know the format and nothing of the task. */
+async function warmUp(
+  config: TrainConfig,
+  warmup: NonNullable<TrainConfig["warmup"]>,
+  policy: Policy,
+  { environment }: Setting,
+): Promise<void> {
+  const line = openLiveLine({ steps: warmup.steps });
+  const learner = new Learner(policy.model, { ...warmup, microBatchTokens: config.microBatchTokens });
+  const batches = scriptBatches(policy, { size: warmup.batchSize, games: environment.size, seed: config.seed });
+  const started = performance.now();
+  let tokens = 0;
+  await fineTune(learner, warmup, batches, ({ step, loss, tokens: more }) => {
+    tokens += more;
+    line.update({
+      step,
+      values: { "warm-up loss": loss },
+      tokensPerSecond: tokens / ((performance.now() - started) / 1000),
+    });
+  });
+  line.end();
+  learner.optimizer.dispose();
+}
+
+interface Run {
+  readonly config: TrainConfig;
+  readonly print: (line: string) => void;
+  readonly backend: Backend;
+  readonly folder: string;
+  readonly setting: Setting;
+  readonly policy: Policy;
+  readonly trainer: Trainer;
+  /** performance.now() when the run began. */
+  readonly started: number;
+  readonly signal?: AbortSignal;
+}
+
+async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<RunResult> {
+  const { config, print, folder, trainer } = run;
+  const { steps } = config;
+  const metrics = openMetrics(folder);
+  const transcripts = openTranscripts(folder);
+  const line = openLiveLine({ steps, done: resumed?.step });
+  const report = () =>
+    writeReport(folder, { ...reportFacts(run), metrics: metrics.rows, transcripts: transcripts.kept });
+  const probe = config.evaluate.probe > 0 && trainer.prm ? await openProbe(trainer) : undefined;
+  const alignment: { step: number; methods: Record<string, Proportion> }[] = [];
+  let step = resumed?.step ?? 0;
+  let outcome = Number.NaN;
+
+  /** Measures the policy as it is after `step` steps and writes everything down. */
+  const look = async () => {
+    const evaluation = await evaluate(trainer, step);
+    outcome = evaluation.outcome;
+    metrics.log(evaluation.metrics);
+    if (probe && step > 0) {
+      const methods = creditAlignment(
+        probe.trajectories,
+        await trainer.scorePrm(probe.trajectories, probe.reference),
+        config,
+      );
+      alignment.push({ step, methods });
+      metrics.log(Object.fromEntries(Object.entries(methods).map(([name, { share }]) => [`credit/${name}`, share])));
+    }
+    transcripts.append(await heldOutTranscripts(trainer, step, evaluation.trajectories));
+  };
+
+  if (!resumed) await look();
+  const before = resumed?.before ?? outcome;
+  metrics.flush(step);
+  const save = () =>
+    saveCheckpoint(join(folder, "checkpoint"), { ...modelsOf(trainer) }, run.policy.tokenizer, {
+      step,
+      config,
+      before,
+    });
+
+  while (step < steps && !run.signal?.aborted) {
+    const result = await trainer.step(step + 1);
+    step++;
+    metrics.log(result.metrics);
+    const { every } = config.evaluate;
+    const isLooking = step === steps || (every > 0 && step % every === 0);
+    if (isLooking) {
+      transcripts.append(trainingTranscripts(trainer, step, result));
+      await look();
+    }
+    metrics.flush(step);
+    line.update({
+      step,
+      values: { outcome: result.metrics["outcome/mean"], "held-out": outcome, "PRM loss": result.metrics["prm/loss"] },
+      tokensPerSecond: result.metrics["rollout/tokens_per_s"],
+    });
+    if (isLooking) await report();
+    if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();
+  }
+  line.end();
+  await save();
+  await report();
+  metrics.close();
+  transcripts.close();
+  const seconds = (performance.now() - run.started) / 1000;
+  const result = { folder, before, after: outcome, alignment: atMiddleAndEnd(alignment, steps), seconds };
+  summarize(run, result, step);
+  if (step < steps) print(`stopped after step ${step}; go on with: itpo train --resume ${folder}`);
+  return result;
+}
+
+function modelsOf({ policy, prm, reference }: Trainer) {
+  return { policy, prm, reference };
+}
+
+/** The fixed conversations on which credit is scored, with what the reference says of them. */
+async function openProbe(trainer: Trainer) {
+  const trajectories = await probeConversations(trainer);
+  return { trajectories, reference: await forwardRows(trainer.reference, trajectories, trainer.config) };
+}
+
+function atMiddleAndEnd<T extends { step: number }>(list: readonly T[], steps: number): T[] {
+  const middle = list.find(({ step }) => step >= steps / 2);
+  return [...new Set([middle, list.at(-1)])].filter((item) => item !== undefined);
+}
+
+function reportFacts({ config, backend, policy, setting }: Run) {
+  const { model } = policy;
+  return {
+    title: config.name,
+    config,
+    steps: config.steps,
+    ceilings: setting.ceilings,
+    facts: {
+      device: backend.name,
+      engine: backend.description,
+      model: `${model.config.architecture}, ${countParameters(model.parameters).toLocaleString("en-US")} parameters`,
+      seed: config.seed,
+    },
+  };
+}
+
+function summarize({ print, folder }: Run, { before, after, alignment, seconds }: RunResult, step: number): void {
+  print(
+    `held-out outcome ${before.toFixed(3)} → ${after.toFixed(3)} after ${step} steps, ${seconds.toFixed(1)} s of training`,
+  );
+  for (const { step: at, methods } of alignment) {
+    const shares = Object.entries(methods).map(
+      ([name, { share, low, high }]) => `${name} ${share.toFixed(2)} [${low.toFixed(2)}, ${high.toFixed(2)}]`,
+    );
+    print(`step ${at}: the largest turn reward is the turn that earned the outcome: ${shares.join(", ")}`);
+  }
+  print(`curves and conversations: ${pathToFileURL(join(folder, "index.html"))}`);
+}

@@ -1,0 +1,125 @@
+import { readMedicalCases, splitByKey } from "../data/index.js";
+import { type Backend, InputError } from "../lib/index.js";
+import {
+  type ChatRenderer,
+  chatRenderer,
+  initializeParameters,
+  loadQwen,
+  loadTokenizer,
+  Qwen,
+  type QwenConfig,
+  type Tokenizer,
+} from "../models/index.js";
+import type { ScratchModel, SftConfig, TrainConfig } from "./config.js";
+import type { Environment } from "./environment.js";
+import { medicalEnvironment } from "./environments/medical.js";
+import { quickstartEnvironment } from "./environments/quickstart/game.js";
+import { ceilings } from "./environments/quickstart/scripts.js";
+import { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
+import type { Level } from "./report/chart.js";
+
+/** A model with what turns text into its tokens. */
+export interface Policy {
+  readonly model: Qwen;
+  readonly tokenizer: Tokenizer;
+  readonly chat: ChatRenderer;
+}
+
+/** An environment, and what goes with it. */
+export interface Setting {
+  readonly environment: Environment;
+  /** The environment's own tokenizer, for models from scratch. */
+  readonly tokenizer?: Tokenizer;
+  /** Outcomes to compare with, where the environment knows them. */
+  readonly ceilings: readonly Level[];
+}
+
+type EnvironmentConfig = TrainConfig["environment"];
+
+const settings: {
+  [N in EnvironmentConfig["name"]]: (config: Extract<EnvironmentConfig, { name: N }>) => Promise<Setting>;
+} = {
+  async quickstart({ heldOutGames }) {
+    const { answerAtOnce, fixedScript, oracle } = ceilings();
+    return {
+      environment: quickstartEnvironment({ heldOutGames }),
+      tokenizer: quickstartTokenizer(),
+      ceilings: [
+        { label: "answers at once", value: answerAtOnce },
+        { label: "best fixed script", value: fixedScript },
+        { label: "oracle", value: oracle },
+      ],
+    };
+  },
+  async medical({ train: path, heldOutShare, systemPrompt }) {
+    const { train, heldOut } = await readMedicalSplit(path, heldOutShare);
+    return { environment: medicalEnvironment({ train, heldOut, systemPrompt }), ceilings: [] };
+  },
+};
+
+/** Builds the environment that a config names. */
+export function openSetting(config: EnvironmentConfig): Promise<Setting> {
+  return (settings[config.name] as (config: EnvironmentConfig) => Promise<Setting>)(config);
+}
+
+/** The cases of an MTMedDialog file, split by case; the same split wherever the same file and share are given. */
+export async function readMedicalSplit(path: string, heldOutShare: number) {
+  const { cases, counts } = await readMedicalCases(path);
+  return { ...splitByKey(cases, ({ key }) => key, { heldOut: heldOutShare }), counts };
+}
+
+/** Loads the model that a config names, or makes one with fresh weights. */
+export async function openPolicy(
+  config: Pick<TrainConfig | SftConfig, "model" | "seed">,
+  backend: Backend,
+  ownTokenizer?: Tokenizer,
+): Promise<Policy> {
+  if ("path" in config.model) {
+    const { path } = config.model;
+    const tokenizer = await loadTokenizer(path);
+    return { model: await loadQwen(path, { backend }), tokenizer, chat: chatRenderer(tokenizer) };
+  }
+  const { scratch } = config.model;
+  const tokenizer = scratch.tokenizer ? await loadTokenizer(scratch.tokenizer) : ownTokenizer;
+  if (!tokenizer) {
+    throw new InputError("model.scratch.tokenizer is missing; name a folder with a tokenizer for the fresh model");
+  }
+  const chat = chatRenderer(tokenizer);
+  const architecture = scratchConfig(scratch, tokenizer, chat);
+  const model = new Qwen(
+    architecture,
+    initializeParameters(architecture, { backend, seed: config.seed, embeddingRange: scratch.embeddingRange }),
+  );
+  return { model, tokenizer, chat };
+}
+
+function scratchConfig(scratch: ScratchModel, tokenizer: Tokenizer, chat: ChatRenderer): QwenConfig {
+  const { heads, kvHeads = heads, hiddenSize, headDim = hiddenSize / heads } = scratch;
+  if (heads % kvHeads !== 0 || !Number.isInteger(headDim) || headDim % 2 !== 0) {
+    throw new InputError(
+      `model.scratch: ${heads} heads, ${kvHeads} kvHeads and headDim ${headDim} do not fit; ` +
+        "heads must divide hiddenSize and be a multiple of kvHeads, headDim must be even",
+    );
+  }
+  const padTokenId = tokenizer.specialTokens.get(tokenizer.config.padToken ?? "");
+  return {
+    architecture: scratch.architecture,
+    vocabSize: tokenizer.vocabSize,
+    hiddenSize,
+    intermediateSize: scratch.intermediateSize,
+    layers: scratch.layers,
+    heads,
+    kvHeads,
+    headDim,
+    maxPositions: scratch.maxPositions,
+    rmsNormEps: 1e-6,
+    ropeTheta: scratch.ropeTheta,
+    tieWordEmbeddings: scratch.tieWordEmbeddings,
+    qkvBias: scratch.architecture === "qwen2",
+    qkNorm: scratch.architecture === "qwen3",
+    eosTokenIds: [...chat.stopIds],
+    ...(padTokenId !== undefined && { padTokenId }),
+    initializerRange: scratch.initializerRange,
+    dtype: "float32",
+  };
+}

@@ -1,0 +1,43 @@
+import test from "ava";
+import { createTfjs, findTfjsEngines } from "../../../../lib/backend/tfjs/index.js";
+import { arena, InputError, openDevice, tensor, zeros } from "../../../../lib/index.js";
+import { devices } from "./devices.js";
+
+test.serial("two engines can be used in turns", async (t) => {
+  const inputs = devices.map(([, backend]) => tensor([1, 2, 3, 4], { backend, shape: [2, 2] }));
+  for (let turn = 0; turn < 2; turn++) {
+    for (const x of inputs) {
+      const y = arena(() => x.matmul(x).add(x.exp().log()));
+      t.deepEqual(Array.from(await y.data(), Math.round), [8, 12, 18, 26]);
+      y.dispose();
+    }
+  }
+  for (const x of inputs) x.dispose();
+});
+
+test.serial("engines open by name, and say what they are", async (t) => {
+  const wasm = await openDevice("tfjs:wasm");
+  t.is(wasm.name, "tfjs:wasm");
+  t.regex(wasm.description, /tfjs-backend-wasm \d+\.\d+\.\d+, SIMD/);
+  t.deepEqual([...wasm.dtypes].sort(), ["bool", "f32", "i32"]);
+  t.throws(() => zeros([1], { backend: wasm, dtype: "bf16" }), { message: /tfjs:wasm does not hold bf16/ });
+  t.is((await createTfjs("cpu")).name, "tfjs:cpu");
+  await t.throwsAsync(createTfjs("webgl"), {
+    instanceOf: InputError,
+    message: /no engine 'webgl'; use node, wasm, cpu/,
+  });
+});
+
+test.serial("without a name the best engine that is there opens; a missing one says what installs it", async (t) => {
+  const reports = await findTfjsEngines();
+  t.deepEqual(
+    reports.map(({ name }) => name),
+    ["node", "wasm", "cpu"],
+  );
+  t.is((await createTfjs()).name, `tfjs:${reports.find(({ available }) => available)!.name}`);
+  for (const { name, detail } of reports.filter(({ available }) => !available)) {
+    t.is(name, "node");
+    t.regex(detail, /tfjs-node-gpu.*tfjs-node.*npm install @tensorflow\/tfjs-node/);
+    await t.throwsAsync(createTfjs(name), { instanceOf: InputError, message: `tfjs:${name}: ${detail}` });
+  }
+});
