@@ -143,6 +143,7 @@ const sftSchema = z.strictObject({
     train: z.string().describe("MTMedDialog parquet file"),
     heldOutShare: fraction.default(0.1),
     maxTokens: count.default(1024).describe("longer dialogues are left out, and counted"),
+    reasoning: z.boolean().default(true).describe("keep the doctor's think blocks"),
   }),
   tokenizer: z
     .strictObject({ vocabSize: count.default(4096) })

@@ -1,5 +1,5 @@
 import test from "ava";
-import { Arena, linear, setRows, zeros } from "../../../../lib/index.js";
+import { Arena, linear, setRows } from "../../../../lib/index.js";
 import { devices, drawn, held } from "./devices.js";
 
 for (const [name, backend] of devices) {
@@ -104,6 +104,7 @@ test.serial(
     const alone = 4 * (2 + 6);
     t.is(backend.memory().bytes - bytes, alone + 4 * 6);
     t.deepEqual(await apply(), [21, 43, 65]);
+  t.deepEqual(await apply(weight.slice(0, 1)), [43, 65]);
     t.is(backend.memory().bytes - bytes, alone + 4 * 6);
 
     const [update, row] = [make([3, 2], [1, 1, 1, 1, 1, 1]), make([1, 2], [0, 5])];
@@ -113,10 +114,11 @@ test.serial(
     t.deepEqual(await apply(), [22, 22, 22]);
     weight.slice(0, 1, 2).assign(row);
     t.deepEqual(await apply(), [22, 50, 22]);
-    const [m, v] = [zeros([3, 2], { backend }), zeros([3, 2], { backend })];
+    const [m, v] = [update.sub(update), update.sub(update)];
     const step = { lr: 1, beta1: 0, beta2: 0, eps: 0, weightDecay: 0, step: 1, gradScale: 1 };
     backend.fused.adamw!(weight, weight, update, m, v, step);
     t.deepEqual(await apply(), [11, 39, 11]);
+    for (const moment of [m, v]) t.deepEqual(Array.from(await moment.data()), [1, 1, 1, 1, 1, 1]);
 
     for (const tensor of [x, weight, update, row, m, v]) tensor.dispose();
     t.deepEqual(held(), before);

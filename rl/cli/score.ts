@@ -1,0 +1,37 @@
+import { readFile } from "node:fs/promises";
+import { z } from "zod";
+import { InputError, openDevice } from "../../lib/index.js";
+import { loadQwen, score, writeWhole } from "../../models/index.js";
+
+const inputSchema = z.object({ sequences: z.array(z.array(z.number())) });
+
+export async function scoreCommand(options: {
+  readonly model: string;
+  readonly input: string;
+  readonly output: string;
+  readonly device: string;
+}): Promise<void> {
+  const { sequences } = await readInput(options.input);
+  const backend = await openDevice(options.device);
+  const model = await loadQwen(options.model, { backend });
+  const { logprobs, entropy } = await score(model, sequences);
+  const lists = (arrays: readonly Float32Array[]) => arrays.map((array) => [...array]);
+  await writeWhole(options.output, JSON.stringify({ logprobs: lists(logprobs), entropy: lists(entropy) })).catch(
+    (error) => {
+      throw new InputError(`${options.output}: cannot be written (${(error as Error).message})`);
+    },
+  );
+  backend.close();
+}
+
+async function readInput(path: string): Promise<z.infer<typeof inputSchema>> {
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(path, "utf8"));
+  } catch (error) {
+    throw new InputError(`${path}: cannot be read as JSON (${(error as Error).message})`);
+  }
+  const parsed = inputSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  throw new InputError(`${path}: it needs {"sequences": [[ids…], …]} with lists of numbers`);
+}

@@ -1,0 +1,21 @@
+/** Reinforcement learning in conversations, and everything below it: the package's public API. */
+export * from "../lib/index.js";
+export * from "../models/index.js";
+export { type AlignmentMethod, creditAlignment } from "./alignment.js";
+export { openCheckpoint, openOptimizers, type RunModels, type RunState, saveCheckpoint } from "./checkpoint.js";
+export { loadSftConfig, loadTrainConfig, type SftConfig, type TrainConfig } from "./config.js";
+export { type TokenizedDialogue, tokenizeDialogue } from "./dialogue.js";
+export type { Environment, Episode, UserReply } from "./environment.js";
+export { medicalEnvironment } from "./environments/medical.js";
+export { quickstartEnvironment } from "./environments/quickstart/game.js";
+export { ceilings } from "./environments/quickstart/scripts.js";
+export { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
+export { type Evaluation, evaluate, probeConversations } from "./evaluate.js";
+export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepReport } from "./learner.js";
+export * from "./objective/index.js";
+export { type Rollout, type RolloutItem, type RolloutOptions, rollout } from "./rollout.js";
+export { type RunOptions, type RunResult, train } from "./run.js";
+export { fineTune, type SftStep, shuffledBatches } from "./sft.js";
+export { trainSft } from "./sftRun.js";
+export { type PrmScores, Trainer, type TrainingStep } from "./trainer.js";
+export type { StopReason, Trajectory, Turn } from "./trajectory.js";
