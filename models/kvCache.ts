@@ -88,7 +88,7 @@ export class KvCache {
   /**
    * Makes room for `counts[i]` new tokens of `sequences[i]` and says where they go. The forward pass that follows must
    * write them.
-   * @throws when the pool has too few pages.
+   * @throws when the pool has too few pages; nothing is changed then.
    */
   extend(sequences: readonly CachedSequence[], counts: readonly number[]): CacheStep {
     const { backend, pageSize } = this.options;
@@ -96,9 +96,11 @@ export class KvCache {
     counts.forEach((count, s) => {
       offsets[s + 1] = offsets[s] + count;
     });
+    const needed = sequences.map((sequence, s) => this.pagesNeeded(sequence, counts[s]));
+    this.#requirePages(needed.reduce((a, b) => a + b, 0));
     const rows = new Int32Array(offsets[sequences.length]);
     sequences.forEach((sequence, s) => {
-      this.#reserve(sequence, counts[s]);
+      for (let i = 0; i < needed[s]; i++) sequence.pages.push(this.#free.pop()!);
       for (let i = 0; i < counts[s]; i++, sequence.length++) {
         const page = sequence.pages[Math.floor(sequence.length / pageSize)];
         rows[offsets[s] + i] = page * pageSize + (sequence.length % pageSize);
@@ -109,14 +111,12 @@ export class KvCache {
     return { layers: this.#layers, rows: tensor(rows, { backend, dtype: "i32" }), context };
   }
 
-  #reserve(sequence: CachedSequence, tokens: number): void {
-    const needed = this.pagesNeeded(sequence, tokens);
+  #requirePages(needed: number): void {
     if (needed > this.#free.length) {
       throw new Error(
         `KvCache: ${needed} pages wanted and ${this.#free.length} of ${this.options.pages} free; close sequences or enlarge it`,
       );
     }
-    for (let i = 0; i < needed; i++) sequence.pages.push(this.#free.pop()!);
   }
 
   /** Frees the pool. */

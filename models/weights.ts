@@ -1,5 +1,6 @@
 import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import {
   type Backend,
   type DType,
@@ -17,7 +18,7 @@ import {
   writeSafetensors,
 } from "../lib/index.js";
 import { parseConfig, type QwenConfig, toConfigJson } from "./config.js";
-import { type ParameterSpec, parameterSpecs } from "./parameters.js";
+import { disposeParameters, type ParameterSpec, parameterSpecs } from "./parameters.js";
 import { Qwen } from "./qwen.js";
 
 export interface LoadOptions {
@@ -33,12 +34,15 @@ export interface LoadOptions {
 export async function loadQwen(directory: string, options: LoadOptions): Promise<Qwen> {
   const config = await readConfig(directory);
   const files = await openWeights(directory);
+  const parameters = new Map<string, Tensor>();
   try {
     const source = new Map(files.flatMap((file) => [...file.tensors.keys()].map((name) => [name, file] as const)));
-    const parameters = new Map<string, Tensor>();
     for (const spec of parameterSpecs(config))
       parameters.set(spec.name, await readParameter(spec, source, directory, options));
     return new Qwen(config, parameters);
+  } catch (error) {
+    disposeParameters(parameters);
+    throw error;
   } finally {
     await Promise.all(files.map((file) => file.close()));
   }
@@ -48,24 +52,39 @@ export async function loadQwen(directory: string, options: LoadOptions): Promise
 export async function readConfig(directory: string): Promise<QwenConfig> {
   await requireFolder(directory);
   const config = parseConfig(await readJson(join(directory, "config.json")), join(directory, "config.json"));
-  const generation = (await readJson(join(directory, "generation_config.json"), {})) as {
-    eos_token_id?: number | number[];
-  };
-  const eos = new Set([...config.eosTokenIds, ...[generation.eos_token_id ?? []].flat()]);
+  const generation = await readForm(
+    join(directory, "generation_config.json"),
+    generationForm,
+    "eos_token_id must be a token id or a list of them; correct it, or remove the file",
+  );
+  const eos = new Set([...config.eosTokenIds, ...[generation?.eos_token_id ?? []].flat()]);
   return { ...config, eosTokenIds: [...eos] };
 }
+
+const tokenId = z.int().nonnegative();
+const generationForm = z.looseObject({ eos_token_id: z.union([tokenId, z.array(tokenId)]).nullish() });
+const indexForm = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 async function requireFolder(directory: string): Promise<void> {
   const found = await stat(directory).catch(() => undefined);
   if (!found?.isDirectory()) throw new InputError(`${directory}: no such folder; give a Hugging Face model folder`);
 }
 
-async function readJson(path: string, missing?: unknown): Promise<unknown> {
+/** Reads a JSON file that a folder may have; undefined where it has none. */
+async function readForm<T>(path: string, form: z.ZodType<T>, needs: string): Promise<T | undefined> {
+  const json = await readJson(path, { optional: true });
+  if (json === undefined) return undefined;
+  const parsed = form.safeParse(json);
+  if (!parsed.success) throw new InputError(`${path}: ${needs}`);
+  return parsed.data;
+}
+
+async function readJson(path: string, { optional = false } = {}): Promise<unknown> {
   let text: string;
   try {
     text = await readFile(path, "utf8");
   } catch (error) {
-    if (missing !== undefined && (error as NodeJS.ErrnoException).code === "ENOENT") return missing;
+    if (optional && (error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw new InputError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code}); a model folder needs it`);
   }
   try {
@@ -76,11 +95,13 @@ async function readJson(path: string, missing?: unknown): Promise<unknown> {
 }
 
 async function openWeights(directory: string): Promise<SafetensorsFile[]> {
-  const index = (await readJson(join(directory, "model.safetensors.index.json"), { weight_map: undefined })) as {
-    weight_map?: Record<string, string>;
-  };
-  const names = index.weight_map ? [...new Set(Object.values(index.weight_map))] : ["model.safetensors"];
-  const bad = names.find((name) => typeof name !== "string" || /[/\\]/.test(name));
+  const index = await readForm(
+    join(directory, "model.safetensors.index.json"),
+    indexForm,
+    "weight_map must name the file of each tensor; download the index again",
+  );
+  const names = index ? [...new Set(Object.values(index.weight_map))] : ["model.safetensors"];
+  const bad = names.find((name) => /[/\\]/.test(name));
   if (bad !== undefined) throw new InputError(`${directory}: the index names '${bad}', which is not a file beside it`);
   const files: SafetensorsFile[] = [];
   try {
@@ -118,6 +139,9 @@ async function readParameter(
       );
     }
     const stored = fileDtypes[info.dtype];
+    if (!stored && info.dtype !== "F64") {
+      throw new InputError(`${directory}: ${part.name} is ${info.dtype}; weights must be F32, BF16, F16 or F64`);
+    }
     const bytes = await file.read(part.name);
     const same = stored === dtype;
     const values = same ? new hostArrays[dtype]!(bytes.buffer) : toFloat32(bytes, info.dtype);

@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parse, YAMLParseError } from "yaml";
@@ -180,7 +180,8 @@ async function readRecipe(recipe: string, overrides: readonly string[]): Promise
   try {
     text = await readFile(path, "utf8");
   } catch {
-    throw new InputError(`recipe '${recipe}': ${path} cannot be read; name a recipe or give the path of a .yaml file`);
+    const known = (await readdir(recipeFolder)).map((file) => file.replace(/\.yaml$/, "")).join(", ");
+    throw new InputError(`recipe '${recipe}': ${path} cannot be read; recipes are ${known}; or give a path ending in .yaml`);
   }
   const config = parseYaml(text, path);
   if (config === null || typeof config !== "object") throw new InputError(`${path}: not a mapping of keys to values`);

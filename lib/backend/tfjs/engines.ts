@@ -63,7 +63,9 @@ const loaders: Readonly<Record<EngineName, () => Promise<Engine>>> = {
         const module = await import(name);
         const tf: Tf = module.default ?? module;
         await start(tf, "tensorflow");
-        return { tf, name: "node", registered: "tensorflow", detail: `${name} ${tf.version_core}`, keepsArrays: true };
+        const { isUsingGpuDevice } = tf.backend() as { isUsingGpuDevice?: boolean };
+        const detail = `${name} ${tf.version_core}, ${isUsingGpuDevice ? "GPU" : "CPU"}`;
+        return { tf, name: "node", registered: "tensorflow", detail, keepsArrays: true };
       } catch (error) {
         reasons.push(whyMissing(name, error as NodeJS.ErrnoException));
       }
@@ -80,6 +82,7 @@ const loaders: Readonly<Record<EngineName, () => Promise<Engine>>> = {
     const simd = (await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT")) ? "SIMD" : "no SIMD";
     const detail = `@tensorflow/tfjs-backend-wasm ${tf.version_core}, ${simd}, one thread`;
     const backend = tf.backend() as BackendWasm;
+    throwWhenFull(backend.wasm as unknown as Heap);
     const view = (tensor: EngineTensor) => backend.typedArrayFromHeap(tensor) as TypedArray;
     return { tf, name: "wasm", registered: "wasm", detail, keepsArrays: false, host: { view, productFrom: 150_000 } };
   },
@@ -98,6 +101,28 @@ async function start(tf: Tf, registered: string): Promise<void> {
   // Otherwise tfjs prints advice to install tfjs-node.
   tf.enableProdMode();
   if (!(await tf.setBackend(registered))) throw new Error(`tfjs could not start its engine '${registered}'`);
+}
+
+interface Heap {
+  _malloc(bytes: number): number;
+  _free(address: number): void;
+}
+
+/** Where WebAssembly's memory is used up, tfjs would go on at address 0 and write over its own data. */
+function throwWhenFull(wasm: Heap): void {
+  // The first call puts another function in this one's place.
+  wasm._free(wasm._malloc(1));
+  const malloc = wasm._malloc;
+  wasm._malloc = (bytes) => {
+    const address = bytes < 2 ** 32 ? malloc(bytes) : 0;
+    if (address === 0) {
+      const mebibytes = Math.ceil(bytes / 2 ** 20);
+      throw new Error(
+        `tfjs:wasm is out of memory: ${mebibytes} MiB do not fit its 4 GiB; use fewer tokens at once, or the cpu`,
+      );
+    }
+    return address;
+  };
 }
 
 /** tfjs-node calls util.isNullOrUndefined, which Node 23 took away. */

@@ -44,18 +44,18 @@ function dense(source: Floats, rows: number, columns: number, pitch: number): Fl
   return packed;
 }
 
-/** Reads both operands where they lie, in tiles of four rows and columns; those past the end repeat and are not stored. */
+/** Reads both operands where they lie, in tiles of two rows and four columns; what is past the end is not stored. */
 export const smallGemm: Gemm = (transposeA, transposeB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) => {
   const aRow = transposeA ? 1 : lda;
   const aStep = transposeA ? lda : 1;
   const bColumn = transposeB ? ldb : 1;
   const bStep = transposeB ? 1 : ldb;
-  for (let i = 0; i < m; i += 4) {
-    const rows = m - i;
+  for (let i = 0; i < m; i += 2) {
+    const isPair = i + 1 < m;
     for (let j = 0; j < n; j += 4) {
       const columns = n - j;
-      const at = i * ldc + j;
       let x0 = i * aRow;
+      let x1 = isPair ? x0 + aRow : x0;
       let y0 = j * bColumn;
       let y1 = y0 + (columns > 1 ? bColumn : 0);
       let y2 = y0 + (columns > 2 ? 2 * bColumn : 0);
@@ -64,37 +64,13 @@ export const smallGemm: Gemm = (transposeA, transposeB, m, n, k, alpha, a, lda, 
       let c01 = 0;
       let c02 = 0;
       let c03 = 0;
-      if (rows === 1) {
-        for (let p = 0; p < k; p++, x0 += aStep, y0 += bStep, y1 += bStep, y2 += bStep, y3 += bStep) {
-          const a0 = a[x0];
-          c00 += a0 * b[y0];
-          c01 += a0 * b[y1];
-          c02 += a0 * b[y2];
-          c03 += a0 * b[y3];
-        }
-        store(c, at, columns, alpha, beta, c00, c01, c02, c03);
-        continue;
-      }
-      let x1 = x0 + aRow;
-      let x2 = x0 + (rows > 2 ? 2 * aRow : 0);
-      let x3 = x0 + (rows > 3 ? 3 * aRow : 0);
       let c10 = 0;
       let c11 = 0;
       let c12 = 0;
       let c13 = 0;
-      let c20 = 0;
-      let c21 = 0;
-      let c22 = 0;
-      let c23 = 0;
-      let c30 = 0;
-      let c31 = 0;
-      let c32 = 0;
-      let c33 = 0;
       for (let p = 0; p < k; p++) {
         const a0 = a[x0];
         const a1 = a[x1];
-        const a2 = a[x2];
-        const a3 = a[x3];
         const b0 = b[y0];
         const b1 = b[y1];
         const b2 = b[y2];
@@ -107,27 +83,16 @@ export const smallGemm: Gemm = (transposeA, transposeB, m, n, k, alpha, a, lda, 
         c11 += a1 * b1;
         c12 += a1 * b2;
         c13 += a1 * b3;
-        c20 += a2 * b0;
-        c21 += a2 * b1;
-        c22 += a2 * b2;
-        c23 += a2 * b3;
-        c30 += a3 * b0;
-        c31 += a3 * b1;
-        c32 += a3 * b2;
-        c33 += a3 * b3;
         x0 += aStep;
         x1 += aStep;
-        x2 += aStep;
-        x3 += aStep;
         y0 += bStep;
         y1 += bStep;
         y2 += bStep;
         y3 += bStep;
       }
+      const at = i * ldc + j;
       store(c, at, columns, alpha, beta, c00, c01, c02, c03);
-      store(c, at + ldc, columns, alpha, beta, c10, c11, c12, c13);
-      if (rows > 2) store(c, at + 2 * ldc, columns, alpha, beta, c20, c21, c22, c23);
-      if (rows > 3) store(c, at + 3 * ldc, columns, alpha, beta, c30, c31, c32, c33);
+      if (isPair) store(c, at + ldc, columns, alpha, beta, c10, c11, c12, c13);
     }
   }
 };
@@ -135,7 +100,7 @@ export const smallGemm: Gemm = (transposeA, transposeB, m, n, k, alpha, a, lda, 
 function store(
   c: Floats,
   at: number,
-  count: number,
+  columns: number,
   alpha: number,
   beta: number,
   v0: number,
@@ -144,7 +109,7 @@ function store(
   v3: number,
 ): void {
   c[at] = alpha * v0 + (beta === 0 ? 0 : beta * c[at]);
-  if (count > 1) c[at + 1] = alpha * v1 + (beta === 0 ? 0 : beta * c[at + 1]);
-  if (count > 2) c[at + 2] = alpha * v2 + (beta === 0 ? 0 : beta * c[at + 2]);
-  if (count > 3) c[at + 3] = alpha * v3 + (beta === 0 ? 0 : beta * c[at + 3]);
+  if (columns > 1) c[at + 1] = alpha * v1 + (beta === 0 ? 0 : beta * c[at + 1]);
+  if (columns > 2) c[at + 2] = alpha * v2 + (beta === 0 ? 0 : beta * c[at + 2]);
+  if (columns > 3) c[at + 3] = alpha * v3 + (beta === 0 ? 0 : beta * c[at + 3]);
 }

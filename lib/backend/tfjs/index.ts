@@ -13,7 +13,7 @@ export interface EngineReport {
 }
 
 const remedies: Readonly<Record<EngineName, string>> = {
-  node: "npm install @tensorflow/tfjs-node, or @tensorflow/tfjs-node-gpu for CUDA",
+  node: "npm install @tensorflow/tfjs-node (or tfjs-node-gpu for CUDA) and let its install script run",
   wasm: "npm install @tensorflow/tfjs-core @tensorflow/tfjs-backend-wasm",
   cpu: "npm install @tensorflow/tfjs-core @tensorflow/tfjs-backend-cpu",
 };

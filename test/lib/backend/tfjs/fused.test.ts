@@ -95,6 +95,7 @@ function train(backend: Backend, steps: number): { loss: Tensor; gradient: Tenso
   for (const parameter of parameters.values()) parameter.requiresGrad = true;
   const at = (name: string) => parameters.get(name)!;
   const ids = Int32Array.from({ length: tokens }, (_, i) => (i * 7) % 20);
+  const footprints = new Set<string>();
   const optimizer = new AdamW(parameters, { lr: 0.01 });
   let loss: Tensor | undefined;
   let gradient: Tensor | undefined;
@@ -126,10 +127,11 @@ function train(backend: Backend, steps: number): { loss: Tensor; gradient: Tenso
       ),
     );
     optimizer.step();
+    footprints.add(JSON.stringify(held()));
   }
   optimizer.zeroGrad();
   optimizer.dispose();
-  return { loss: loss!, gradient: gradient!, parameters };
+  return { loss: loss!, gradient: gradient!, parameters, footprints };
 }
 
 for (const [name, backend] of devices) {
