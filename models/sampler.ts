@@ -71,15 +71,27 @@ export class Sampler {
     this.#key = seedKey(options.seed);
   }
 
-  /** Continues a sequence until a stop token or `maxTokens`. */
+  /**
+   * Continues a sequence until a stop token or `maxTokens`.
+   * @throws where the sequence could get longer than the model or the cache allows.
+   */
   generate(request: SampleRequest): Promise<Completion> {
-    const { tokens, maxTokens } = request;
+    const { sequence, tokens, maxTokens } = request;
     if (tokens.length === 0 || maxTokens < 1) {
       throw new Error(`generate: ${tokens.length} tokens and maxTokens ${maxTokens}; it needs at least one of each`);
+    }
+    if (tokens.length <= sequence.length) {
+      throw new Error(`generate: all ${tokens.length} tokens are in the cache already; evict the sequence or give more`);
     }
     const limit = this.model.config.maxPositions;
     if (tokens.length + maxTokens > limit) {
       throw new Error(`generate: ${tokens.length} tokens and ${maxTokens} more exceed the model's ${limit} positions`);
+    }
+    const { pages, pageSize } = this.cache.options;
+    if (Math.ceil((tokens.length + maxTokens - 1) / pageSize) > pages) {
+      throw new Error(
+        `generate: ${tokens.length} tokens and ${maxTokens} more do not fit the cache of ${pages} pages of ${pageSize}`,
+      );
     }
     return new Promise((resolve, reject) => {
       this.#waiting.push({ request, pending: [], reserved: 0, ids: [], logprobs: [], resolve, reject });
@@ -118,12 +130,6 @@ export class Sampler {
       task.reserved = needed + sequence.pages.length;
       this.#active.add(task);
     }
-    if (this.#active.size > 0 || this.#waiting.length === 0) return;
-    const { tokens, maxTokens } = this.#waiting[0].request;
-    const { pages, pageSize } = this.cache.options;
-    throw new Error(
-      `Sampler: ${tokens.length} tokens and ${maxTokens} more do not fit the cache of ${pages} pages of ${pageSize}`,
-    );
   }
 
   /** Evicts idle sequences, which are computed again when they go on, until `needed` pages are free. */

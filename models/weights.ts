@@ -94,12 +94,19 @@ async function readJson(path: string, { optional = false } = {}): Promise<unknow
   }
 }
 
+/** Opens model.safetensors or, where that is not there, the shards of the index: transformers' order. */
 async function openWeights(directory: string): Promise<SafetensorsFile[]> {
-  const index = await readForm(
-    join(directory, "model.safetensors.index.json"),
-    indexForm,
-    "weight_map must name the file of each tensor; download the index again",
+  const isWhole = await stat(join(directory, "model.safetensors")).then(
+    () => true,
+    () => false,
   );
+  const index = isWhole
+    ? undefined
+    : await readForm(
+        join(directory, "model.safetensors.index.json"),
+        indexForm,
+        "weight_map must name the file of each tensor; download the index again",
+      );
   const names = index ? [...new Set(Object.values(index.weight_map))] : ["model.safetensors"];
   const bad = names.find((name) => /[/\\]/.test(name));
   if (bad !== undefined) throw new InputError(`${directory}: the index names '${bad}', which is not a file beside it`);

@@ -181,7 +181,9 @@ async function readRecipe(recipe: string, overrides: readonly string[]): Promise
     text = await readFile(path, "utf8");
   } catch {
     const known = (await readdir(recipeFolder)).map((file) => file.replace(/\.yaml$/, "")).join(", ");
-    throw new InputError(`recipe '${recipe}': ${path} cannot be read; recipes are ${known}; or give a path ending in .yaml`);
+    throw new InputError(
+      `recipe '${recipe}': ${path} cannot be read; recipes are ${known}; or give a path ending in .yaml`,
+    );
   }
   const config = parseYaml(text, path);
   if (config === null || typeof config !== "object") throw new InputError(`${path}: not a mapping of keys to values`);

@@ -80,7 +80,8 @@ export class Learner {
       const logprobs = pass.gather(result.gradients.map((gradient) => gradient.logprobs));
       const entropy = pass.gather(result.gradients.map((gradient) => gradient.entropy));
       arena.run(() => {
-        const like = (values: Float32Array) => tensor(values, { backend: this.model.backend });
+        const like = (values: Float64Array) =>
+          tensor(values, { backend: this.model.backend, dtype: pass.logprobs.dtype });
         if (entropy) backward([pass.logprobs, pass.entropy], [like(logprobs!), like(entropy)]);
         else backward([pass.logprobs], [like(logprobs!)]);
       });
@@ -176,9 +177,9 @@ function forwardPass(model: Qwen, rows: readonly LearnerRow[], temperature: numb
       return out;
     },
     /** Per-token values of the rows, flat as the outputs are; undefined where no row has any. */
-    gather(values: readonly (Float64Array | undefined)[]): Float32Array | undefined {
+    gather(values: readonly (Float64Array | undefined)[]): Float64Array | undefined {
       if (values.every((value) => !value)) return undefined;
-      return Float32Array.from(places, ({ row, token }) => values[row]?.[token] ?? 0);
+      return Float64Array.from(places, ({ row, token }) => values[row]?.[token] ?? 0);
     },
   } satisfies { logprobs: Tensor; entropy: Tensor; [key: string]: unknown };
 }

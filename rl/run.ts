@@ -9,7 +9,7 @@ import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
-import { openLiveLine } from "./report/liveLine.js";
+import { type LiveStream, openLiveLine } from "./report/liveLine.js";
 import { openMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { openTranscripts } from "./report/transcript.js";
@@ -26,6 +26,8 @@ export interface RunOptions {
   readonly print?: (line: string) => void;
   /** Once aborted, the run saves a checkpoint after the current step and ends. */
   readonly signal?: AbortSignal;
+  /** Where the live line goes; default standard error. */
+  readonly stream?: LiveStream;
 }
 
 /** What a run came to. */
@@ -61,7 +63,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     await writeConfig(folder, config);
 
     const started = performance.now();
-    if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting);
+    if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting, options.stream);
     const trainer = new Trainer(config, {
       ...policy,
       policy: policy.model,
@@ -70,7 +72,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
       prm: checkpoint?.prm,
     });
     if (checkpoint) await openOptimizers(join(options.resume!, "checkpoint"), trainer);
-    const run = { config, print, backend, folder, setting, policy, trainer, started, signal: options.signal };
+    const run = { ...options, config, print, backend, folder, setting, policy, trainer, started };
     return await trainingLoop(run, checkpoint?.state);
   } finally {
     backend.close();
@@ -89,8 +91,9 @@ async function warmUp(
   warmup: NonNullable<TrainConfig["warmup"]>,
   policy: Policy,
   { environment }: Setting,
+  stream?: LiveStream,
 ): Promise<void> {
-  const line = openLiveLine({ steps: warmup.steps });
+  const line = openLiveLine({ steps: warmup.steps, stream });
   const learner = new Learner(policy.model, { ...warmup, microBatchTokens: config.microBatchTokens });
   const batches = scriptBatches(policy, { size: warmup.batchSize, games: environment.size, seed: config.seed });
   const started = performance.now();
@@ -118,6 +121,7 @@ interface Run {
   /** performance.now() when the run began. */
   readonly started: number;
   readonly signal?: AbortSignal;
+  readonly stream?: LiveStream;
 }
 
 async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<RunResult> {
@@ -125,7 +129,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const { steps } = config;
   const metrics = openMetrics(folder);
   const transcripts = openTranscripts(folder);
-  const line = openLiveLine({ steps, done: resumed?.step });
+  const line = openLiveLine({ steps, done: resumed?.step, stream: run.stream });
   const report = () =>
     writeReport(folder, { ...reportFacts(run), metrics: metrics.rows, transcripts: transcripts.kept });
   const probe = config.evaluate.probe > 0 && trainer.prm ? await openProbe(trainer) : undefined;

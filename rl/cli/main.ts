@@ -8,7 +8,11 @@ const { version, description } = JSON.parse(
   readFileSync(fileURLToPath(import.meta.resolve("itpo/package.json")), "utf8"),
 ) as { version: string; description: string };
 
-const program = new Command("itpo").description(description).version(version).exitOverride().showHelpAfterError("see itpo --help");
+const program = new Command("itpo")
+  .description(description)
+  .version(version)
+  .exitOverride()
+  .showHelpAfterError("see itpo --help");
 
 program
   .command("train")

@@ -99,6 +99,14 @@ test("a folder of shards with an index loads as the whole does", async (t) => {
   t.deepEqual(await stored(sharded), await stored(whole));
 });
 
+test("a model saved over a folder of shards is the one that is loaded", async (t) => {
+  const directory = temporaryFolder(t);
+  await writeFile(join(directory, "model.safetensors.index.json"), JSON.stringify(mapTo("old.safetensors")));
+  const model = tinyModel({ backend });
+  await saveQwen(model, directory);
+  t.deepEqual(await stored(await loadQwen(directory, { backend })), await stored(model));
+});
+
 test("Hugging Face's names are views of the fused parameters, and follow them", async (t) => {
   const { config, parameters } = tinyModel({ config: tinyQwen2, backend });
   const views = huggingFaceViews(config, parameters);
@@ -178,18 +186,18 @@ const damages: Record<string, readonly [damage: (directory: string) => Promise<u
     (directory) => configure(directory, { use_sliding_window: true, sliding_window: 32 }),
     /use_sliding_window asks for sliding-window attention/,
   ],
-  "an index that leaves the folder": [(directory) => index(directory, "../evil.safetensors"), /names '\.\.\/evil/],
-  "an index with an absolute path": [(directory) => index(directory, "/etc/passwd"), /names '\/etc\/passwd'/],
+  "an index that leaves the folder": [(directory) => index(directory, mapTo("../evil.safetensors")), /names '\.\.\/evil/],
+  "an index with an absolute path": [(directory) => index(directory, mapTo("/etc/passwd")), /names '\/etc\/passwd'/],
   "an index of a shard that is not there": [
-    (directory) => index(directory, "model-00001-of-00001.safetensors"),
+    (directory) => index(directory, mapTo("model-00001-of-00001.safetensors")),
     /model-00001-of-00001\.safetensors: no such file/,
   ],
   "an index that is null": [
-    (directory) => writeFile(join(directory, "model.safetensors.index.json"), "null"),
+    (directory) => index(directory, null),
     /index\.json: .*weight_map/,
   ],
   "an index whose map is a list": [
-    (directory) => writeFile(join(directory, "model.safetensors.index.json"), '{"weight_map": [1, 2]}'),
+    (directory) => index(directory, { weight_map: [1, 2] }),
     /index\.json: .*weight_map/,
   ],
   "a generation config that is null": [
@@ -250,7 +258,10 @@ async function configure(directory: string, values: object, without?: string): P
   if (without) await rewrite(directory, (entries) => entries.filter(({ name }) => name !== without));
 }
 
-function index(directory: string, file: string): Promise<void> {
-  const map = { weight_map: { "model.embed_tokens.weight": file } };
-  return writeFile(join(directory, "model.safetensors.index.json"), JSON.stringify(map));
+const mapTo = (file: string) => ({ weight_map: { "model.embed_tokens.weight": file } });
+
+/** Puts an index in the place of the weights. */
+async function index(directory: string, json: unknown): Promise<void> {
+  await rm(weights(directory));
+  await writeFile(join(directory, "model.safetensors.index.json"), JSON.stringify(json));
 }

@@ -79,8 +79,11 @@ agrees(
   devices.slice(0, 1),
 );
 
-/** A network with every part of a language model: [loss, parameters] after `steps` steps of AdamW, all from one seed. */
-function train(backend: Backend, steps: number): { loss: Tensor; gradient: Tensor; parameters: Map<string, Tensor> } {
+/**
+ * A network with every part of a language model, from one seed: its last loss and gradient and its weights after so many
+ * steps of AdamW, and what was held at the end of each.
+ */
+function train(backend: Backend, steps: number) {
   const make = drawn(backend);
   const shapes: Record<string, Shape> = {
     embed: [20, 12],
@@ -143,6 +146,7 @@ for (const [name, backend] of devices) {
         const [a, b] = [Array.from(await pick(actual).data()), Array.from(await pick(expected).data())];
         t.true(gap(a, b) < tolerance, `${label} after ${steps}: ${gap(a, b)}`);
       };
+      t.is(actual.footprints.size, 1);
       await compare("gradient", steps === 1 ? 1e-5 : 1e-4, ({ gradient }) => gradient);
       await compare("loss", 1e-5, ({ loss }) => loss);
       for (const key of actual.parameters.keys()) await compare(key, 1e-4, ({ parameters }) => parameters.get(key)!);
