@@ -94,7 +94,7 @@ export function decode(data: TypedArray, dtype: DType): TypedArray {
 const encoders: Partial<Record<DType, (value: number) => number>> = {
   bf16: toBf16,
   f16: toF16,
-  bool: (value) => (value ? 1 : 0),
+  bool: (value) => (Number(value) === 0 ? 0 : 1),
 };
 
 const decoders: Partial<Record<DType, (pattern: number) => number>> = { bf16: fromBf16, f16: fromF16 };

@@ -1,3 +1,4 @@
+import { InputError } from "../lib/index.js";
 import { type ChatRenderer, type Completion, KvCache, type Message, type Qwen, Sampler } from "../models/index.js";
 import type { Environment, Episode } from "./environment.js";
 import type { StopReason, Trajectory, Turn } from "./trajectory.js";
@@ -39,10 +40,22 @@ export interface Rollout {
   readonly seconds: number;
 }
 
-/** Has all conversations at once, each with its own simulated user, over one KV cache that it frees at the end. */
+/** @throws InputError where a conversation may get longer than the model allows. */
+export function checkLength({ config }: Qwen, { maxTokens }: Pick<RolloutOptions, "maxTokens">): void {
+  if (maxTokens <= config.maxPositions) return;
+  throw new InputError(
+    `rollout.maxTokens is ${maxTokens}, but the model has ${config.maxPositions} positions; lower rollout.maxTokens`,
+  );
+}
+
+/**
+ * Has all conversations at once, each with its own simulated user, over one KV cache that it frees at the end.
+ * @throws InputError where `maxTokens` is more than the model allows.
+ */
 export async function rollout(options: RolloutOptions): Promise<Rollout> {
   const started = performance.now();
   const { policy, items, maxTokens, pageSize = 16, cacheBytes = 2 ** 30 } = options;
+  checkLength(policy, options);
   const { layers, kvHeads, headDim } = policy.config;
   const each = Math.ceil(maxTokens / pageSize);
   const affordable = Math.floor(cacheBytes / (layers * 2 * kvHeads * headDim * 4 * pageSize));
@@ -127,7 +140,10 @@ async function talk(
     const { kind, content } = reply.value;
     if (content !== undefined) messages.push({ role: "user", content });
     if (kind === "done") return { value: "user_done" };
-    append(chat.extend(completion.ids, { role: "user", content: content ?? "" }));
+    const extension = chat.extend(completion.ids, { role: "user", content: content ?? "" });
+    // A reply after which no token could be drawn is in the transcript only.
+    if (tokens.length + extension.length >= maxTokens) return { value: "context_length" };
+    append(extension);
   }
   return { value: "max_turns" };
 }

@@ -134,6 +134,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     writeReport(folder, { ...reportFacts(run), metrics: metrics.rows, transcripts: transcripts.kept });
   const probe = config.evaluate.probe > 0 && trainer.prm ? await openProbe(trainer) : undefined;
   const alignment: { step: number; methods: Record<string, Proportion> }[] = [];
+  const middle = middleStep(config);
   let step = resumed?.step ?? 0;
   let outcome = Number.NaN;
 
@@ -142,7 +143,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     const evaluation = await evaluate(trainer, step);
     outcome = evaluation.outcome;
     metrics.log(evaluation.metrics);
-    if (probe && step > 0) {
+    if (probe && (step === steps || step === middle)) {
       const methods = creditAlignment(
         probe.trajectories,
         await trainer.scorePrm(probe.trajectories, probe.reference),
@@ -189,7 +190,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   metrics.close();
   transcripts.close();
   const seconds = (performance.now() - run.started) / 1000;
-  const result = { folder, before, after: outcome, alignment: atMiddleAndEnd(alignment, steps), seconds };
+  const result = { folder, before, after: outcome, alignment, seconds };
   summarize(run, result, step);
   if (step < steps) print(`stopped after step ${step}; go on with: itpo train --resume ${folder}`);
   return result;
@@ -205,9 +206,9 @@ async function openProbe(trainer: Trainer) {
   return { trajectories, reference: await forwardRows(trainer.reference, trajectories, trainer.config) };
 }
 
-function atMiddleAndEnd<T extends { step: number }>(list: readonly T[], steps: number): T[] {
-  const middle = list.find(({ step }) => step >= steps / 2);
-  return [...new Set([middle, list.at(-1)])].filter((item) => item !== undefined);
+/** The first step from the middle of the run on at which it is evaluated. */
+function middleStep({ steps, evaluate: { every } }: TrainConfig): number {
+  return every > 0 ? Math.min(steps, Math.ceil(steps / 2 / every) * every) : steps;
 }
 
 function reportFacts({ config, backend, policy, setting }: Run) {

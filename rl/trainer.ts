@@ -83,9 +83,13 @@ export class Trainer {
   items(step: number): RolloutItem[] {
     const { prompts, samples } = this.config.rollout;
     const random = randomStream(this.config.seed, step);
-    return Array.from({ length: prompts }, () => random.int(this.parts.environment.size)).flatMap((task) =>
-      Array.from({ length: samples }, (_, sample) => ({ task, sample })),
-    );
+    const drawn = new Map<number, number>();
+    return Array.from({ length: prompts }, () => random.int(this.parts.environment.size)).flatMap((task) => {
+      // A task that comes twice has further samples, not the same ones again.
+      const first = drawn.get(task) ?? 0;
+      drawn.set(task, first + samples);
+      return Array.from({ length: samples }, (_, i) => ({ task, sample: first + i }));
+    });
   }
 
   /** Has conversations with the current policy. */
@@ -168,12 +172,15 @@ export class Trainer {
       addMeans(metrics, "prm", { grad_norm: gradNorm, skipped: Number(skipped) }, parts.length);
     }
     const { scores, ratios } = await this.scorePrm(trajectories, reference);
-    const { scores: normalised, divisor } = primeNorm(scores);
+    const isDone = trajectories.map(({ failure }) => failure === undefined);
+    // What a failed conversation scores must not scale the others.
+    const { scores: normalised, divisor } = primeNorm(
+      scores.map((score, i) => (isDone[i] ? score : new Float64Array(score.length))),
+    );
     metrics["prm/divisor"] = divisor;
-    const totals = ratios.map((ratio) => ratio.reduce((sum, value) => sum + value, 0));
     metrics["prm/accuracy"] = signAccuracy(
-      totals,
-      trajectories.map((trajectory) => labelOf(trajectory, config.outcome)),
+      ratios.filter((_, i) => isDone[i]).map((ratio) => ratio.reduce((sum, value) => sum + value, 0)),
+      trajectories.filter((_, i) => isDone[i]).map((trajectory) => labelOf(trajectory, config.outcome)),
     );
     return normalised;
   }
@@ -237,10 +244,14 @@ export function rewardRow(
   };
 }
 
-/** Deals the metrics of a batch to its trajectories at random. */
+/** Deals the metrics of a batch to its trajectories at random; those that failed take no part. */
 function permuteOutcomes(trajectories: readonly Trajectory[], seed: number, step: number): Trajectory[] {
-  const order = randomStream(seed, step, 1).shuffle(trajectories.map((_, i) => i));
-  return trajectories.map((trajectory, i) => ({ ...trajectory, metrics: trajectories[order[i]].metrics }));
+  const dealt = randomStream(seed, step, 1).shuffle(
+    trajectories.filter(({ failure }) => failure === undefined).map(({ metrics }) => metrics),
+  );
+  return trajectories.map((trajectory) =>
+    trajectory.failure === undefined ? { ...trajectory, metrics: dealt.pop()! } : trajectory,
+  );
 }
 
 /** Cuts rows into parts of `size`, in order; a rest smaller than half of that joins the last part. */
@@ -265,7 +276,7 @@ function addMeans(
 }
 
 function creditMetrics(rows: readonly RewardRow[], rewards: Rewards, { counts }: Advantages): Record<string, number> {
-  const perTurn = turnRewards(rows, rewards);
+  const perTurn = turnRewards(rows, rewards).filter((_, i) => !rewards.excluded[i]);
   const metrics: Record<string, number> = {};
   const longest = Math.max(0, ...perTurn.map((turns) => turns.length));
   for (let k = 0; k < longest; k++) {
@@ -277,7 +288,7 @@ function creditMetrics(rows: readonly RewardRow[], rewards: Rewards, { counts }:
     metrics["weights/entropy"] = entropy;
     metrics["weights/effective_turns"] = effectiveTurns;
   }
-  const { sum, variance } = turnStatistics(perTurn.filter((turns) => turns.length > 0));
+  const { sum, variance } = turnStatistics(perTurn);
   metrics["turns/reward_sum"] = sum;
   metrics["turns/reward_variance"] = variance;
   for (const [name, value] of Object.entries(counts)) metrics[`rows/${name}`] = value;

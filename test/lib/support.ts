@@ -15,7 +15,10 @@ export function normals(seed: number, length: number, scale = 1): Float64Array {
 
 export function largest(values: ArrayLike<number>): number {
   let most = 0;
-  for (let i = 0; i < values.length; i++) if (!(Math.abs(values[i]) <= most)) most = Math.abs(values[i]);
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isNaN(values[i])) return Number.NaN;
+    most = Math.max(most, Math.abs(values[i]));
+  }
   return most;
 }
 

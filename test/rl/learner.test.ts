@@ -133,7 +133,7 @@ test("the gradient through log-probs and entropy is the host loss's slope", asyn
   await new Learner(model).forwardBackward(rows, curved());
   const random = randomStream(3);
   for (const [name, parameter] of model.parameters) {
-    const [at, gradient] = [await parameter.data(), await parameter.grad!.data()];
+    const [at, gradient] = [await parameter.data(), Array.from(await parameter.grad!.data())];
     const direction = Float64Array.from(at, () => random.normal());
     const valueAt = async (step: number) => {
       const moved = Float64Array.from(at, (x, i) => x + step * direction[i]);
@@ -154,7 +154,7 @@ test("log-probs are those at the learner's temperature", async (t) => {
   const [cold] = await new Learner(model, { temperature: 0.5 }).forward(rows);
   const { logprobs } = await score(model, [rows[0].tokens], { temperature: 0.5 });
   for (const { start, end } of rows[0].turns) {
-    t.true(maxDifference(cold.logprobs.slice(start, end), logprobs[0].slice(start - 1, end - 1)) < 1e-5);
+    t.true(maxDifference(Array.from(cold.logprobs).slice(start, end), logprobs[0].slice(start - 1, end - 1)) < 1e-5);
   }
 });
 
@@ -169,7 +169,10 @@ test("tokens that are not scored have zeros, and rows without turns nothing else
     });
   });
   const [empty] = await forwardRows(tinyModel(), [{ tokens: [1, 2, 3], turns: [] }]);
-  t.deepEqual([...empty.logprobs, ...empty.entropy!], [0, 0, 0, 0, 0, 0]);
+  t.deepEqual([Array.from(empty.logprobs), Array.from(empty.entropy!)], [
+    [0, 0, 0],
+    [0, 0, 0],
+  ]);
 });
 
 test("a mini-batch without a scored token has no gradient", async (t) => {

@@ -23,7 +23,7 @@ const unaryExpressions: Record<UnaryOp, string> = {
   relu: "x <= 0 ? 0 : x",
   sin: "Math.sin(x)",
   cos: "Math.cos(x)",
-  logicalNot: "x ? 0 : 1",
+  logicalNot: "x === 0 ? 1 : 0",
 };
 
 const binaryExpressions: Record<BinaryOp, string> = {

@@ -102,7 +102,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
     cast: (x, dtype) =>
       compute(dtype, sizeOf(x.shape), (out) => {
         const from = numbers(x);
-        if (dtype === "bool") for (let i = 0; i < from.length; i++) out[i] = from[i] ? 1 : 0;
+        if (dtype === "bool") for (let i = 0; i < from.length; i++) out[i] = from[i] === 0 ? 0 : 1;
         else out.set(from);
       }),
     unary: (op, x) => compute(x.storage.dtype, sizeOf(x.shape), (out) => unaryLoop(op, numbers(x), out)),

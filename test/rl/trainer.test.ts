@@ -1,0 +1,219 @@
+import test, { type ExecutionContext } from "ava";
+import { createCpu } from "../../lib/index.js";
+import type { Environment } from "../../rl/environment.js";
+import { quickstartEnvironment } from "../../rl/environments/quickstart/game.js";
+import { Trainer, type TrainingStep } from "../../rl/trainer.js";
+import { valuesOf } from "../models/tiny.js";
+import { scripted, talker, tinyTraining } from "./support.js";
+
+interface Setup {
+  readonly overrides?: readonly string[];
+  readonly environment?: Environment;
+  readonly seed?: number;
+}
+
+/** A trainer on a backend of its own whose freed memory is NaN, and its first steps. */
+async function trainerOf(t: ExecutionContext, { overrides = [], environment, seed }: Setup = {}) {
+  const backend = createCpu({ poison: true });
+  const { policy, chat } = talker({ backend, seed });
+  const config = await tinyTraining(t, ...overrides);
+  return new Trainer(config, { policy, chat, environment: environment ?? quickstartEnvironment() });
+}
+
+async function run(trainer: Trainer, steps: number): Promise<TrainingStep[]> {
+  const done: TrainingStep[] = [];
+  for (let step = 1; step <= steps; step++) done.push(await trainer.step(step));
+  return done;
+}
+
+/** Metrics that do not measure time. */
+function timeless({ metrics }: TrainingStep) {
+  return Object.fromEntries(Object.entries(metrics).filter(([name]) => !/^time\/|tokens_per_s$/.test(name)));
+}
+
+/** An outcome that a tiny fresh policy reaches now and then, so that groups differ: an even number of tokens said. */
+const parity = scripted({
+  score: (messages) => ({ accuracy: messages.map(({ content }) => content.length).reduce((a, b) => a + b, 0) % 2 }),
+});
+
+for (const method of ["norm_itpo", "itpo", "prime", "uniform", "shared"]) {
+  test(`${method}: three steps learn, and every metric is finite`, async (t) => {
+    const trainer = await trainerOf(t, { overrides: [`credit.method=${method}`], environment: parity });
+    const before = await valuesOf(trainer.policy.model.parameters);
+    const reference = await valuesOf(trainer.reference.parameters);
+    t.deepEqual(reference, before);
+    for (const { metrics, trajectories, advantages, turnRewards } of await run(trainer, 3)) {
+      for (const [name, value] of Object.entries(metrics)) t.true(Number.isFinite(value), `${name} is ${value}`);
+      t.is(trajectories.length, 9);
+      t.is(metrics["policy/skipped"], 0);
+      t.true(metrics["policy/grad_norm"] > 0);
+      t.is("prm/loss" in metrics, !["uniform", "shared"].includes(method));
+      trajectories.forEach(({ tokens, turns }, i) => {
+        t.deepEqual([advantages[i].length, turnRewards[i].length], [tokens.length, turns.length]);
+      });
+    }
+    t.notDeepEqual(await valuesOf(trainer.policy.model.parameters), before);
+    t.deepEqual(await valuesOf(trainer.reference.parameters), reference);
+  });
+}
+
+test("a run can be repeated bit for bit, and another seed gives another", async (t) => {
+  const runs = [];
+  for (const seed of [3, 3, 4]) {
+    const trainer = await trainerOf(t, { overrides: [`seed=${seed}`], environment: parity });
+    const steps = await run(trainer, 3);
+    runs.push({ metrics: steps.map(timeless), weights: await valuesOf(trainer.policy.model.parameters) });
+  }
+  t.deepEqual(runs[1], runs[0]);
+  t.notDeepEqual(runs[2].metrics, runs[0].metrics);
+});
+
+test("memory after twelve steps is memory after four, to the byte", async (t) => {
+  const trainer = await trainerOf(t, { overrides: ["steps=12"] });
+  const { backend } = trainer.reference;
+  await run(trainer, 4);
+  const { bytes, buffers } = backend.memory();
+  for (let step = 5; step <= 12; step++) await trainer.step(step);
+  t.deepEqual([backend.memory().bytes, backend.memory().buffers], [bytes, buffers]);
+});
+
+test("learning rate 0 leaves the policy's every bit as it was", async (t) => {
+  const trainer = await trainerOf(t, { overrides: ["policy.lr=0", "policy.weightDecay=0.1"], environment: parity });
+  const before = await valuesOf(trainer.policy.model.parameters);
+  const steps = await run(trainer, 3);
+  t.true(steps.every(({ metrics }) => metrics["policy/grad_norm"] > 0));
+  t.deepEqual(await valuesOf(trainer.policy.model.parameters), before);
+});
+
+test("in the lead steps the reward model alone learns", async (t) => {
+  const trainer = await trainerOf(t, { overrides: ["prm.leadSteps=2"], environment: parity });
+  const [policy, prm] = [trainer.policy.model, trainer.prm!.model];
+  const before = await valuesOf(policy.parameters);
+  await run(trainer, 2);
+  t.deepEqual(await valuesOf(policy.parameters), before);
+  t.notDeepEqual(await valuesOf(prm.parameters), before);
+  await trainer.step(3);
+  t.notDeepEqual(await valuesOf(policy.parameters), before);
+});
+
+test("without a reward model there is nothing to wait for", async (t) => {
+  const overrides = ["prm.leadSteps=2", "credit.method=shared"];
+  const trainer = await trainerOf(t, { overrides, environment: parity });
+  const before = await valuesOf(trainer.policy.model.parameters);
+  await trainer.step(1);
+  t.notDeepEqual(await valuesOf(trainer.policy.model.parameters), before);
+});
+
+test("permuted outcomes: credit and reward model see others' outcomes, the report the true ones", async (t) => {
+  const control = "control=permuted_outcomes";
+  const [plain, permuted] = [
+    await trainerOf(t, { environment: parity }),
+    await trainerOf(t, { overrides: [control], environment: parity }),
+  ];
+  const [[a], [b]] = [await run(plain, 1), await run(permuted, 1)];
+  t.deepEqual(b.trajectories, a.trajectories);
+  t.is(b.metrics["outcome/mean"], a.metrics["outcome/mean"]);
+  t.notDeepEqual(b.turnRewards, a.turnRewards);
+  const sum = (step: TrainingStep) => step.turnRewards.flatMap((turns) => [...turns]).reduce((x, y) => x + y, 0);
+  t.true(Math.abs(sum(a) - sum(b)) < 1e-9, "they are dealt, not made up");
+});
+
+/** All samples from the third on fail: at its beginning, at a reply, or when it is scored. */
+function failing(kind: string): Environment {
+  const fail = (where: string, sample: number) => {
+    if (kind === where && sample >= 2) throw new Error("the judge is ill");
+  };
+  return scripted({
+    begin: (_, sample) => fail("begin", sample),
+    reply: (turn, _, sample) => {
+      if (turn === 1) fail("reply", sample);
+      return { kind: "message", content: "maybe red" };
+    },
+    score: (messages, task, sample) => {
+      fail("score", sample);
+      return { accuracy: (messages[1].content.length + task) % 2 };
+    },
+  });
+}
+
+for (const control of ["none", "permuted_outcomes"]) {
+  for (const kind of ["begin", "reply", "score"]) {
+    test(`conversations that fail at ${kind} leave their group and are counted (control ${control})`, async (t) => {
+      const overrides = [`control=${control}`, "seed=5"];
+      const trainer = await trainerOf(t, { overrides, environment: failing(kind) });
+      for (const { metrics, trajectories, advantages, turnRewards } of await run(trainer, 2)) {
+        t.is(metrics["rows/failed"], 3);
+        t.is(metrics["rows/rows"], 9);
+        for (const [name, value] of Object.entries(metrics)) t.true(Number.isFinite(value), `${name} is ${value}`);
+        trajectories.forEach(({ sample, metrics }, i) => {
+          if (sample !== 2) return;
+          t.true(advantages[i].every((value) => value === 0));
+          t.true(turnRewards[i].every((value) => value === 0));
+          t.deepEqual(metrics, {});
+        });
+        const done = trajectories.filter(({ sample }) => sample !== 2);
+        const mean = done.reduce((sum, { metrics }) => sum + metrics.accuracy, 0) / done.length;
+        t.is(metrics["outcome/mean"], mean);
+        t.is(metrics["outcome/accuracy"], mean);
+        t.true(Math.abs(metrics["turns/reward_sum"] - mean) < 1e-9, "the mean credit is that of those that did not fail");
+      }
+    });
+  }
+}
+
+test("what failed conversations score does not scale the others", async (t) => {
+  const small = ["rollout.prompts=1", "rollout.samples=12", "prm.miniBatch=2"];
+  const overrides = ["credit.method=itpo", "seed=1", ...small];
+  const scoresOf = async (environment: Environment) => {
+    const trainer = await trainerOf(t, { overrides, environment });
+    return (await trainer.step(1)).turnRewards.slice(0, 2);
+  };
+  // Ten of twelve fail either at once, with no token drawn, or at the end, with all of them.
+  const [early, late] = [await scoresOf(failing("begin")), await scoresOf(failing("score"))];
+  late.forEach((turns, i) => {
+    turns.forEach((value, k) => {
+      t.true(Math.abs(value - early[i][k]) < 1e-5);
+    });
+  });
+});
+
+test("when every conversation fails nothing is learnt and nothing breaks", async (t) => {
+  const environment = scripted({
+    score: () => {
+      throw new Error("the judge is ill");
+    },
+  });
+  const trainer = await trainerOf(t, { environment });
+  const before = await valuesOf(trainer.policy.model.parameters);
+  const { metrics } = await trainer.step(1);
+  t.is(metrics["rows/failed"], 9);
+  t.deepEqual(await valuesOf(trainer.policy.model.parameters), before);
+});
+
+test("equal outcomes in every group give no policy gradient", async (t) => {
+  const environment = scripted({ score: () => ({ accuracy: 1 }) });
+  for (const method of ["uniform", "shared"]) {
+    const overrides = [`credit.method=${method}`, "policy.kl=0"];
+    const { metrics } = await (await trainerOf(t, { overrides, environment })).step(1);
+    t.is(metrics["rows/flatGroups"], 3);
+    t.is(metrics["policy/grad_norm"], 0);
+  }
+});
+
+test("a task that is drawn twice in a step has other samples the second time", async (t) => {
+  const environment = { ...parity, size: 2 };
+  const trainer = await trainerOf(t, { overrides: ["rollout.prompts=8"], environment });
+  for (const step of [1, 2, 3]) {
+    const items = trainer.items(step);
+    t.is(items.length, 24);
+    t.is(new Set(items.map(({ task, sample }) => `${task} ${sample}`)).size, 24);
+    t.true(items.every(({ task }) => task < 2));
+  }
+  t.notDeepEqual(trainer.items(1), trainer.items(2));
+  t.deepEqual(trainer.items(2), trainer.items(2));
+});
+
+test("an outcome metric that the environment lacks is named, with those it has", async (t) => {
+  const trainer = await trainerOf(t, { overrides: ["outcome.metrics={diagnosis: 1}"], environment: parity });
+  await t.throwsAsync(trainer.step(1), { message: /no metric 'diagnosis'; it has accuracy/ });
+});
