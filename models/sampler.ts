@@ -81,7 +81,9 @@ export class Sampler {
       throw new Error(`generate: ${tokens.length} tokens and maxTokens ${maxTokens}; it needs at least one of each`);
     }
     if (tokens.length <= sequence.length) {
-      throw new Error(`generate: all ${tokens.length} tokens are in the cache already; evict the sequence or give more`);
+      throw new Error(
+        `generate: all ${tokens.length} tokens are in the cache already; evict the sequence or give more`,
+      );
     }
     const limit = this.model.config.maxPositions;
     if (tokens.length + maxTokens > limit) {

@@ -1,5 +1,6 @@
-import { mkdir, readFile, rename, rm } from "node:fs/promises";
+import { access, mkdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import {
   type Backend,
   fromHost,
@@ -25,6 +26,16 @@ export interface RunState {
   /** Held-out outcome before training. */
   readonly before?: number;
 }
+
+const stateForm = z.object({
+  step: z.int().nonnegative(),
+  config: z.unknown(),
+  // JSON has no NaN, which the outcome is where every conversation failed.
+  before: z
+    .number()
+    .nullish()
+    .transform((value) => value ?? undefined),
+});
 
 /** The models of a run by role; each is saved as a model folder that other tools load. */
 export interface RunModels {
@@ -64,45 +75,56 @@ function ignoreMissing(error: NodeJS.ErrnoException): void {
   if (error.code !== "ENOENT") throw error;
 }
 
-/** The models of a checkpoint; `openOptimizers` brings their optimizers back. */
-export async function openCheckpoint(
-  directory: string,
-  backend: Backend,
-): Promise<{ state: RunState; policy: Qwen; reference: Qwen; prm?: Qwen }> {
-  const found = await findCheckpoint(directory);
-  const state = JSON.parse(await readFile(join(found, STATE), "utf8")) as RunState;
-  const [policy, reference] = [
-    await loadQwen(join(found, "policy"), { backend }),
-    await loadQwen(join(found, "reference"), { backend }),
-  ];
+/** What a checkpoint holds, but for the optimizers, which `openOptimizers` brings back. */
+export interface Checkpoint {
+  /** Where it was found. */
+  readonly folder: string;
+  readonly state: RunState;
+  readonly policy: Qwen;
+  readonly reference: Qwen;
+  readonly prm?: Qwen;
+}
+
+/** @throws InputError where there is no checkpoint, or it is damaged. */
+export async function openCheckpoint(directory: string, backend: Backend): Promise<Checkpoint> {
+  const folder = await findCheckpoint(directory);
+  const state = await readState(join(folder, STATE));
+  const load = (role: keyof RunModels) => loadQwen(join(folder, role), { backend });
+  const [policy, reference] = [await load("policy"), await load("reference")];
   for (const parameter of reference.parameters.values()) parameter.requiresGrad = false;
-  const prm = await loadQwen(join(found, "prm"), { backend }).catch((error) => {
-    if (error instanceof InputError && /no such folder/.test(error.message)) return undefined;
-    throw error;
-  });
-  return { state, policy, reference, prm };
+  return { folder, state, policy, reference, prm: (await exists(join(folder, "prm"))) ? await load("prm") : undefined };
+}
+
+async function readState(path: string): Promise<RunState> {
+  try {
+    return stateForm.parse(JSON.parse(await readFile(path, "utf8")));
+  } catch {
+    throw new InputError(`${path}: damaged, or not a run's state; resume from another checkpoint`);
+  }
 }
 
 /** Loads the optimizers' state of a checkpoint. */
 export async function openOptimizers(
-  directory: string,
+  { folder }: Pick<Checkpoint, "folder">,
   { policy, prm }: Pick<RunModels, "policy" | "prm">,
 ): Promise<void> {
-  const found = await findCheckpoint(directory);
-  await loadOptimizer(policy, join(found, "policy.optimizer.safetensors"));
-  if (prm) await loadOptimizer(prm, join(found, "prm.optimizer.safetensors"));
+  await loadOptimizer(policy, join(folder, "policy.optimizer.safetensors"));
+  if (prm) await loadOptimizer(prm, join(folder, "prm.optimizer.safetensors"));
 }
 
-/** A process that was killed between the two renames of a save leaves the old checkpoint under its other name. */
+/** A process that was killed between the renames of a save leaves the checkpoint under another name: the newest counts. */
 async function findCheckpoint(directory: string): Promise<string> {
-  for (const candidate of [directory, `${directory}.old`]) {
-    const found = await readFile(join(candidate, STATE)).then(
-      () => true,
-      () => false,
-    );
-    if (found) return candidate;
+  for (const candidate of [directory, `${directory}.new`, `${directory}.old`]) {
+    if (await exists(join(candidate, STATE))) return candidate;
   }
   throw new InputError(`${directory}: no checkpoint there; give the folder of a run that saved one`);
+}
+
+function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Writes an optimizer's moments and masters under their own names, and its step count as metadata. */
@@ -117,6 +139,7 @@ export async function saveOptimizer({ optimizer }: Learner, path: string): Promi
   await writeSafetensors(path, entries, { step: String(step) });
 }
 
+/** @throws InputError where the file is damaged or another model's. */
 export async function loadOptimizer({ model, optimizer }: Learner, path: string): Promise<void> {
   await using file = await openSafetensors(path);
   const tensors = new Map<string, Tensor>();
@@ -128,7 +151,9 @@ export async function loadOptimizer({ model, optimizer }: Learner, path: string)
     );
   }
   try {
-    optimizer.load({ step: Number(file.metadata.step), tensors });
+    const step = Number(file.metadata.step);
+    if (!Number.isInteger(step)) throw new InputError(`${path}: it does not say its step; take another checkpoint`);
+    optimizer.load({ step, tensors });
   } finally {
     for (const tensor of tensors.values()) tensor.dispose();
   }

@@ -8,6 +8,7 @@ import { InputError } from "../lib/index.js";
 const count = z.int().positive();
 const size = z.int().nonnegative();
 const fraction = z.number().min(0).max(1);
+const decay = z.number().min(0).lt(1);
 const rate = z.number().nonnegative();
 
 /** A Qwen model with fresh weights. */
@@ -41,7 +42,7 @@ const optimizer = {
   lr: rate.default(1e-6),
   schedule: z.enum(["constant", "linear", "cosine"]).default("constant"),
   finalLr: fraction.default(0.1).describe("share of lr left at the end of a schedule"),
-  betas: z.tuple([fraction, fraction]).default([0.9, 0.999]),
+  betas: z.tuple([decay, decay]).default([0.9, 0.999]),
   weightDecay: rate.default(0),
   gradClip: z.number().positive().default(1),
 };
@@ -54,7 +55,7 @@ const sft = z.strictObject({
 });
 
 const training = {
-  name: z.string().regex(/^[\w.-]+$/, "letters, digits, dots and dashes only"),
+  name: z.string().regex(/^\w[\w.-]*$/, "letters, digits, dots and dashes only, and no dot or dash in front"),
   seed: z.int().nonnegative().default(0),
   device: z.string().default("auto"),
   output: z.string().default("runs"),
@@ -219,11 +220,17 @@ function applyOverride(config: Record<string, unknown>, override: string): void 
 function validate<T>(schema: z.ZodType<T>, config: unknown, where: string): T {
   const result = schema.safeParse(config);
   if (result.success) return result.data;
-  throw new InputError(`${where}: ${result.error.issues.map(describeIssue).join("; ")}`);
+  throw new InputError(`${where}: ${result.error.issues.map((issue) => describeIssue(issue)).join("; ")}`);
 }
 
-function describeIssue(issue: z.core.$ZodIssue): string {
-  const path = issue.path.join(".");
+function describeIssue(issue: z.core.$ZodIssue, parents: readonly PropertyKey[] = []): string {
+  const whole = [...parents, ...issue.path];
+  const path = whole.join(".");
+  // Of the forms that a value may have, the one that it comes nearest to.
+  if (issue.code === "invalid_union" && issue.errors.length > 0) {
+    const [nearest] = [...issue.errors].sort((a, b) => a.length - b.length);
+    return nearest.map((inner) => describeIssue(inner, whole)).join("; ");
+  }
   if (issue.code === "unrecognized_keys") {
     const keys = issue.keys.map((key) => (path ? `${path}.${key}` : key)).join(", ");
     return `${keys} does not exist; remove it or correct its name`;
@@ -233,7 +240,7 @@ function describeIssue(issue: z.core.$ZodIssue): string {
 
 /** What no single key can know. */
 function checkTrainConfig(config: TrainConfig, where: string): TrainConfig {
-  const { rollout, prm, policy, credit, advantage } = config;
+  const { rollout, outcome, prm, policy, credit, advantage } = config;
   const rows = rollout.prompts * rollout.samples;
   const fail = (message: string) => {
     throw new InputError(`${where}: ${message}`);
@@ -241,6 +248,9 @@ function checkTrainConfig(config: TrainConfig, where: string): TrainConfig {
   if (rollout.samples < 2) fail("rollout.samples is 1; a group-relative advantage needs at least 2");
   if (prm.miniBatch > rows) fail(`prm.miniBatch is ${prm.miniBatch}, but a step has ${rows} conversations`);
   if (policy.miniBatch > rows) fail(`policy.miniBatch is ${policy.miniBatch}, but a step has ${rows} conversations`);
+  if (!(Object.values(outcome.metrics).reduce((a, b) => a + b, 0) > 0)) {
+    fail("outcome.metrics: the weights must add up to more than 0; name the metrics that count");
+  }
   if (config.warmup && config.environment.name !== "quickstart") {
     fail("warmup needs an environment with scripts (quickstart); fine-tune with `itpo sft` and set model.path");
   }

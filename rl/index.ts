@@ -2,7 +2,14 @@
 export * from "../lib/index.js";
 export * from "../models/index.js";
 export { type AlignmentMethod, creditAlignment } from "./alignment.js";
-export { openCheckpoint, openOptimizers, type RunModels, type RunState, saveCheckpoint } from "./checkpoint.js";
+export {
+  type Checkpoint,
+  openCheckpoint,
+  openOptimizers,
+  type RunModels,
+  type RunState,
+  saveCheckpoint,
+} from "./checkpoint.js";
 export { loadSftConfig, loadTrainConfig, type SftConfig, type TrainConfig } from "./config.js";
 export { type TokenizedDialogue, tokenizeDialogue } from "./dialogue.js";
 export type { Environment, Episode, UserReply } from "./environment.js";

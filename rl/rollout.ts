@@ -98,7 +98,7 @@ async function converse(item: RolloutItem, options: RolloutOptions, sampler: Sam
           sequence,
           tokens,
           maxTokens,
-          stopIds: new Set(options.chat.stopIds),
+          stopIds: new Set([...options.chat.stopIds, ...options.policy.config.eosTokenIds]),
           temperature: options.temperature,
           site: { step: options.step ?? 0, ...item, turn: record.turns.length },
         }),

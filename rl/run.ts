@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Backend, openDevice } from "../lib/index.js";
-import { countParameters, type Qwen } from "../models/index.js";
+import { type Backend, InputError, openDevice } from "../lib/index.js";
+import { chatRenderer, countParameters, loadTokenizer, type Qwen } from "../models/index.js";
 import { creditAlignment } from "./alignment.js";
-import { openCheckpoint, openOptimizers, type RunState, saveCheckpoint } from "./checkpoint.js";
+import { type Checkpoint, openCheckpoint, openOptimizers, type RunState, saveCheckpoint } from "./checkpoint.js";
 import type { TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
@@ -13,6 +13,7 @@ import { type LiveStream, openLiveLine } from "./report/liveLine.js";
 import { openMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { openTranscripts } from "./report/transcript.js";
+import { checkLength } from "./rollout.js";
 import { makeRunFolder, writeConfig } from "./runFolder.js";
 import { openPolicy, openSetting, type Policy, type Setting } from "./setup.js";
 import { fineTune } from "./sft.js";
@@ -52,11 +53,13 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
   try {
     const setting = await openSetting(config.environment);
     const checkpoint = options.resume ? await openCheckpoint(join(options.resume, "checkpoint"), backend) : undefined;
-    const policy = await openPolicy(
-      checkpoint ? { ...config, model: { path: join(options.resume!, "checkpoint", "policy") } } : config,
-      backend,
-      setting.tokenizer,
-    );
+    if (checkpoint && checkpoint.state.step >= config.steps) {
+      throw new InputError(`${options.resume}: all its ${config.steps} steps are done; give steps=N to go on`);
+    }
+    const policy = checkpoint
+      ? await checkpointPolicy(checkpoint)
+      : await openPolicy(config, backend, setting.tokenizer);
+    checkLength(policy.model, config.rollout);
     const folder = options.resume ?? (await makeRunFolder(config.output, config.name));
     print(`${config.name} on ${backend.name} (${backend.description}), seed ${config.seed}, into ${folder}`);
     print(describeModel(policy.model, setting));
@@ -71,12 +74,17 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
       reference: checkpoint?.reference,
       prm: checkpoint?.prm,
     });
-    if (checkpoint) await openOptimizers(join(options.resume!, "checkpoint"), trainer);
+    if (checkpoint) await openOptimizers(checkpoint, trainer);
     const run = { ...options, config, print, backend, folder, setting, policy, trainer, started };
     return await trainingLoop(run, checkpoint?.state);
   } finally {
     backend.close();
   }
+}
+
+async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy> {
+  const tokenizer = await loadTokenizer(join(folder, "policy"));
+  return { model: policy, tokenizer, chat: chatRenderer(tokenizer) };
 }
 
 function describeModel(model: Qwen, { ceilings }: Setting): string {
@@ -155,9 +163,11 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     transcripts.append(await heldOutTranscripts(trainer, step, evaluation.trajectories));
   };
 
-  if (!resumed) await look();
+  if (!resumed) {
+    await look();
+    metrics.flush(step);
+  }
   const before = resumed?.before ?? outcome;
-  metrics.flush(step);
   const save = () =>
     saveCheckpoint(join(folder, "checkpoint"), { ...modelsOf(trainer) }, run.policy.tokenizer, {
       step,

@@ -200,7 +200,7 @@ export class Trainer {
     step: number,
     metrics: Record<string, number>,
   ): Promise<void> {
-    const { policy } = this.config;
+    const { policy, rollout: sampling } = this.config;
     const rows = trajectories
       .map((trajectory, i) => ({
         ...trajectory,
@@ -211,6 +211,7 @@ export class Trainer {
       .filter((_, i) => !rewards.excluded[i]);
     const loss = policyLoss({
       ...policy,
+      normLength: sampling.maxTokens,
       kl: { coefficient: policy.kl, estimator: policy.klEstimator },
       entropyCoefficient: policy.entropy,
     });

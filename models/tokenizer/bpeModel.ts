@@ -109,6 +109,7 @@ function tokenTable(
   const added = new Set<number>();
   for (const { id, content } of addedTokens) {
     if (added.has(id)) throw error(`added_tokens gives id ${id} to two tokens`);
+    if ((vocab.get(content) ?? id) !== id) throw error(`added token ${content} has another id in model.vocab`);
     added.add(id);
     tokens[id] = encoder.encode(content);
   }

@@ -13,7 +13,7 @@ const POSITIONS = 2 ** 31;
 export class Merges {
   readonly #table: Int32Array; // slots of [left, right, rank, merged]; left = −1 where free
   readonly #mask: number;
-  #ranks = new Int32Array(LONG); // rank of the pair that begins at a symbol
+  readonly #ranks = new Int32Array(LONG); // rank of the pair that begins at a symbol
 
   /** `pairs` in order of rank; of a pair that occurs twice the last one counts. */
   constructor(pairs: readonly (readonly [left: number, right: number, merged: number])[]) {

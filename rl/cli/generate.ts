@@ -33,7 +33,7 @@ export async function generateCommand(options: {
       `${tokens.length} tokens of prompt and ${maxTokens} more exceed the model's ${maxPositions}; lower --max-tokens`,
     );
   }
-  const stopIds = chat ? chat.stopIds : model.config.eosTokenIds;
+  const stopIds = [...(chat?.stopIds ?? []), ...model.config.eosTokenIds];
   const [{ ids }] = await generate(model, [tokens], { maxTokens, temperature, seed, stopIds });
   process.stdout.write(`${tokenizer.decode(ids)}\n`);
   backend.close();

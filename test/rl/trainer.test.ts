@@ -9,15 +9,17 @@ import { scripted, talker, tinyTraining } from "./support.js";
 interface Setup {
   readonly overrides?: readonly string[];
   readonly environment?: Environment;
-  readonly seed?: number;
+  /** Seed of a reward model of its own; default: a copy of the policy. */
+  readonly prmSeed?: number;
 }
 
 /** A trainer on a backend of its own whose freed memory is NaN, and its first steps. */
-async function trainerOf(t: ExecutionContext, { overrides = [], environment, seed }: Setup = {}) {
+async function trainerOf(t: ExecutionContext, { overrides = [], environment, prmSeed }: Setup = {}) {
   const backend = createCpu({ poison: true });
-  const { policy, chat } = talker({ backend, seed });
+  const { policy, chat } = talker({ backend });
   const config = await tinyTraining(t, ...overrides);
-  return new Trainer(config, { policy, chat, environment: environment ?? quickstartEnvironment() });
+  const prm = prmSeed === undefined ? undefined : talker({ backend, seed: prmSeed }).policy;
+  return new Trainer(config, { policy, chat, prm, environment: environment ?? quickstartEnvironment() });
 }
 
 async function run(trainer: Trainer, steps: number): Promise<TrainingStep[]> {
@@ -54,6 +56,27 @@ for (const method of ["norm_itpo", "itpo", "prime", "uniform", "shared"]) {
     }
     t.notDeepEqual(await valuesOf(trainer.policy.model.parameters), before);
     t.deepEqual(await valuesOf(trainer.reference.parameters), reference);
+  });
+}
+
+for (const override of [
+  ...["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"].map(
+    (aggregation) => `policy.aggregation=${aggregation}`,
+  ),
+  ...["turn_index", "row_total", "share", "reference"].map((form) => `advantage.form=${form}`),
+  ...["k1", "k2", "k3", "abs"].map((estimator) => `policy.klEstimator=${estimator}`),
+  ...["whiten", "none"].map((normalise) => `advantage.normalise=${normalise}`),
+  "credit.form=sum",
+  "policy.entropy=0.01",
+  "policy.epochs=2",
+  "outcome.tokenPenalty=0.001",
+  "rollout.temperature=0.7",
+]) {
+  test(`${override}: a step runs, and every metric is finite`, async (t) => {
+    const trainer = await trainerOf(t, { overrides: [override], environment: parity });
+    const { metrics } = await trainer.step(1);
+    for (const [name, value] of Object.entries(metrics)) t.true(Number.isFinite(value), `${name} is ${value}`);
+    t.true(metrics["policy/grad_norm"] > 0);
   });
 }
 
@@ -163,9 +186,9 @@ for (const control of ["none", "permuted_outcomes"]) {
 
 test("what failed conversations score does not scale the others", async (t) => {
   const small = ["rollout.prompts=1", "rollout.samples=12", "prm.miniBatch=2"];
-  const overrides = ["credit.method=itpo", "seed=1", ...small];
+  const overrides = ["credit.method=itpo", ...small];
   const scoresOf = async (environment: Environment) => {
-    const trainer = await trainerOf(t, { overrides, environment });
+    const trainer = await trainerOf(t, { overrides, environment, prmSeed: 2 });
     return (await trainer.step(1)).turnRewards.slice(0, 2);
   };
   // Ten of twelve fail either at once, with no token drawn, or at the end, with all of them.

@@ -139,6 +139,10 @@ const refused: Record<string, [change: (json: Json) => void, message: RegExp]> =
     (json) => (json.added_tokens[1].id = 259),
     /added_tokens gives id 259 to two tokens/,
   ],
+  "an added token with another id than in the vocabulary": [
+    (json) => (json.added_tokens[1].content = "hell"),
+    /added token hell has another id in model.vocab/,
+  ],
   "a stripping added token": [(json) => (json.added_tokens[1].lstrip = true), /<tool>: lstrip is not supported/],
   "a word-level model with a decoder": [
     (json) => {
