@@ -50,20 +50,21 @@ export interface RunModels {
  */
 export async function saveCheckpoint(
   directory: string,
-  models: RunModels,
+  { policy, prm, reference }: RunModels,
   tokenizer: Tokenizer,
   state: RunState,
 ): Promise<void> {
   const [fresh, old] = [`${directory}.new`, `${directory}.old`];
+  await rm(join(fresh, STATE), { force: true }); // Where it stands the folder counts as complete.
   await rm(fresh, { recursive: true, force: true });
   await mkdir(fresh, { recursive: true });
-  for (const [role, model] of Object.entries({ ...models, policy: models.policy.model, prm: models.prm?.model })) {
+  for (const [role, model] of Object.entries({ policy: policy.model, prm: prm?.model, reference })) {
     if (!model) continue;
     await saveQwen(model, join(fresh, role));
     await tokenizer.save(join(fresh, role));
   }
-  await saveOptimizer(models.policy, join(fresh, "policy.optimizer.safetensors"));
-  if (models.prm) await saveOptimizer(models.prm, join(fresh, "prm.optimizer.safetensors"));
+  await saveOptimizer(policy, join(fresh, "policy.optimizer.safetensors"));
+  if (prm) await saveOptimizer(prm, join(fresh, "prm.optimizer.safetensors"));
   await writeWhole(join(fresh, STATE), JSON.stringify(state, undefined, 2));
   await rm(old, { recursive: true, force: true });
   await rename(directory, old).catch(ignoreMissing);

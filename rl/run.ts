@@ -169,11 +169,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   }
   const before = resumed?.before ?? outcome;
   const save = () =>
-    saveCheckpoint(join(folder, "checkpoint"), { ...modelsOf(trainer) }, run.policy.tokenizer, {
-      step,
-      config,
-      before,
-    });
+    saveCheckpoint(join(folder, "checkpoint"), trainer, run.policy.tokenizer, { step, config, before });
 
   while (step < steps && !run.signal?.aborted) {
     const result = await trainer.step(step + 1);
@@ -204,10 +200,6 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   summarize(run, result, step);
   if (step < steps) print(`stopped after step ${step}; go on with: itpo train --resume ${folder}`);
   return result;
-}
-
-function modelsOf({ policy, prm, reference }: Trainer) {
-  return { policy, prm, reference };
 }
 
 /** The fixed conversations on which credit is scored, with what the reference says of them. */

@@ -43,9 +43,12 @@ for (const [device, open] of Object.entries(devices)) {
         optimizer.step({ gradScale: clipScale(norm, 0.5) });
         optimizer.zeroGrad();
       }
-      for (const [part, view] of huggingFaceViews(model.config, model.parameters)) {
-        const { relative } = compare(await view.data(), expected.values(`after3.${part}`));
-        t.true(relative < 1e-3, `${part} after three steps: ${relative}`);
+      const views = huggingFaceViews(model.config, model.parameters);
+      const given = expected.names.filter((part) => part.startsWith("after3."));
+      t.true(given.length >= 3);
+      for (const part of given) {
+        const { relative } = compare(await views.get(part.slice("after3.".length))!.data(), expected.values(part));
+        t.true(relative < 1e-3, `${part}: ${relative}`);
       }
     });
 

@@ -1,5 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import type { ExecutionContext } from "ava";
 import { type Backend, createCpu } from "../../lib/index.js";
 import { type ChatRenderer, chatRenderer, type Message, type Qwen, type Tokenizer } from "../../models/index.js";
@@ -79,3 +80,6 @@ export function tinyRecipeFile(t: ExecutionContext): string {
 export function tinyTraining(t: ExecutionContext, ...overrides: readonly string[]): Promise<TrainConfig> {
   return loadTrainConfig(tinyRecipeFile(t), overrides);
 }
+
+/** The command line as it was compiled beside these tests. */
+export const cli = fileURLToPath(new URL("../../rl/cli/main.js", import.meta.url));

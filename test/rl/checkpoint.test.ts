@@ -1,0 +1,214 @@
+import { spawn } from "node:child_process";
+import { cp, readdir, readFile, rename, rm, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import test, { type ExecutionContext } from "ava";
+import { createCpu, InputError } from "../../lib/index.js";
+import { openCheckpoint, openOptimizers, saveCheckpoint } from "../../rl/checkpoint.js";
+import { readMetrics } from "../../rl/report/metrics.js";
+import { type RunResult, train } from "../../rl/run.js";
+import { Trainer } from "../../rl/trainer.js";
+import { valuesOf } from "../models/tiny.js";
+import { temporaryFolder } from "../temporary.js";
+import { cli, scripted, talker, tinyRecipeFile, tinyTraining } from "./support.js";
+
+const quiet = { print: () => {}, stream: { write: () => {} } };
+
+/** Runs the tiny recipe into a fresh folder. */
+async function runTiny(t: ExecutionContext, overrides: readonly string[], signal?: AbortSignal): Promise<RunResult> {
+  return train(await tinyTraining(t, `output=${temporaryFolder(t)}`, ...overrides), { ...quiet, signal });
+}
+
+/** A signal that is found aborted once it has been asked `steps` times. */
+function abortedAfter(steps: number): AbortSignal {
+  let asked = 0;
+  return { get aborted() { return asked++ >= steps; } } as AbortSignal; // biome-ignore format: one line
+}
+
+/** The metrics of a run that do not measure time. */
+function timeless(folder: string) {
+  const isTime = (name: string) => /^time|tokens_per_s$/.test(name);
+  return readMetrics(folder).map((row) => Object.entries(row).filter(([name]) => !isTime(name)).sort());
+}
+
+async function filesOf(folder: string): Promise<Map<string, Buffer>> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  const paths = entries.filter((entry) => entry.isFile()).map(({ parentPath, name }) => join(parentPath, name));
+  const contents = paths.map(async (path) => [path.slice(folder.length + 1), await readFile(path)] as const);
+  return new Map((await Promise.all(contents)).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+for (const method of ["norm_itpo", "shared"]) {
+  test(`${method}: a run that stopped after two steps and was resumed is one that never stopped, bit for bit`, async (t) => {
+    const overrides = [`credit.method=${method}`, "warmup={steps: 3, batchSize: 4, lr: 0.003}", "policy.schedule=cosine"];
+    const whole = await runTiny(t, overrides);
+    const stopped = await runTiny(t, overrides, abortedAfter(2));
+    t.deepEqual(
+      readMetrics(stopped.folder).map(({ step }) => step),
+      [0, 1, 2],
+    );
+    const config = await tinyTraining(t, ...overrides);
+    const resumed = await train(config, { ...quiet, resume: stopped.folder });
+
+    t.deepEqual([resumed.before, resumed.after], [whole.before, whole.after]);
+    t.deepEqual(timeless(resumed.folder), timeless(whole.folder));
+    const [a, b] = await Promise.all([whole, resumed].map(({ folder }) => filesOf(join(folder, "checkpoint"))));
+    t.deepEqual([...b.keys()], [...a.keys()]);
+    t.is(a.has("prm/model.safetensors"), method !== "shared");
+    for (const [name, bytes] of a) if (name !== "state.json") t.true(bytes.equals(b.get(name)!), name);
+    const transcripts = (folder: string) => readFile(join(folder, "transcripts.jsonl"), "utf8");
+    t.is(await transcripts(resumed.folder), await transcripts(whole.folder));
+  });
+}
+
+test("a run whose steps are done is resumed only with more of them", async (t) => {
+  const { folder } = await runTiny(t, ["steps=2"]);
+  const before = await filesOf(folder);
+  await t.throwsAsync(train(await tinyTraining(t, "steps=2"), { ...quiet, resume: folder }), {
+    instanceOf: InputError,
+    message: /all its 2 steps are done; give steps=N/,
+  });
+  t.deepEqual(await filesOf(folder), before);
+  await train(await tinyTraining(t, "steps=3"), { ...quiet, resume: folder });
+  t.deepEqual(
+    readMetrics(folder).map(({ step }) => step),
+    [0, 1, 2, 3],
+  );
+});
+
+/** A trainer after one step, and its checkpoint. */
+async function checkpointed(t: ExecutionContext) {
+  const backend = createCpu({ poison: true });
+  const { policy, chat, tokenizer } = talker({ backend });
+  const config = await tinyTraining(t);
+  const trainer = new Trainer(config, { policy, chat, environment: scripted() });
+  await trainer.step(1);
+  const directory = join(temporaryFolder(t), "checkpoint");
+  await saveCheckpoint(directory, trainer, tokenizer, { step: 1, config, before: 0.25 });
+  return { trainer, directory, tokenizer, config };
+}
+
+test("what is saved is what is found: models, frozen reference, optimizers, state", async (t) => {
+  const { trainer, directory, config } = await checkpointed(t);
+  const backend = createCpu({ poison: true });
+  const found = await openCheckpoint(directory, backend);
+  t.deepEqual(found.state, { step: 1, before: 0.25, config: JSON.parse(JSON.stringify(config)) });
+  t.is(found.folder, directory);
+  for (const [model, saved] of [
+    [found.policy, trainer.policy.model],
+    [found.prm!, trainer.prm!.model],
+    [found.reference, trainer.reference],
+  ]) {
+    t.deepEqual(await valuesOf(model.parameters), await valuesOf(saved.parameters));
+  }
+  t.false([...found.reference.parameters.values()].some(({ requiresGrad }) => requiresGrad));
+  const again = new Trainer(config, { ...trainer.parts, ...found });
+  await openOptimizers(found, again);
+  for (const [one, other] of [
+    [again.policy, trainer.policy],
+    [again.prm!, trainer.prm!],
+  ]) {
+    const [state, saved] = [one.optimizer.state(), other.optimizer.state()];
+    t.is(state.step, saved.step);
+    t.deepEqual(await valuesOf(state.tensors), await valuesOf(saved.tensors));
+  }
+});
+
+test("saving again replaces the checkpoint and leaves nothing beside it", async (t) => {
+  const { trainer, directory, tokenizer, config } = await checkpointed(t);
+  await trainer.step(2);
+  await saveCheckpoint(directory, trainer, tokenizer, { step: 2, config });
+  t.deepEqual(await readdir(join(directory, "..")), ["checkpoint"]);
+  t.is((await openCheckpoint(directory, createCpu())).state.step, 2);
+});
+
+test("a save that was killed leaves a checkpoint that is found", async (t) => {
+  const { trainer, directory, tokenizer, config } = await checkpointed(t);
+  const [fresh, old] = [`${directory}.new`, `${directory}.old`];
+  const found = async () => (await openCheckpoint(directory, createCpu())).folder;
+
+  await cp(directory, fresh, { recursive: true });
+  await rm(join(fresh, "state.json"));
+  t.is(await found(), directory, "while the new one is written");
+  await rename(directory, old);
+  t.is(await found(), old, "the new one is not complete");
+  await rm(fresh, { recursive: true });
+  t.is(await found(), old, "only the old one is there");
+  await rename(old, fresh);
+  t.is(await found(), fresh, "the old one is gone already");
+
+  await saveCheckpoint(directory, trainer, tokenizer, { step: 5, config });
+  t.is(await found(), directory);
+  t.deepEqual(await readdir(join(directory, "..")), ["checkpoint"]);
+});
+
+test("a run goes on from the old checkpoint where a save was killed between its renames", async (t) => {
+  const { folder } = await runTiny(t, [], abortedAfter(1));
+  const checkpoint = join(folder, "checkpoint");
+  await rename(checkpoint, `${checkpoint}.old`);
+  await train(await tinyTraining(t, "steps=2"), { ...quiet, resume: folder });
+  t.deepEqual((await readdir(folder)).filter((name) => name.startsWith("checkpoint")), ["checkpoint"]);
+  t.is((await openCheckpoint(checkpoint, createCpu())).state.step, 2);
+});
+
+/** What may be wrong with a checkpoint, and what the error must say. */
+const damages: Record<string, readonly [damage: (directory: string) => Promise<unknown>, message: RegExp]> = {
+  nothing: [(directory) => rm(directory, { recursive: true }), /no checkpoint there/],
+  "a state that is cut short": [
+    (directory) => truncate(join(directory, "state.json"), 9),
+    /state\.json: damaged/,
+  ],
+  "a state of something else": [
+    (directory) => writeFile(join(directory, "state.json"), '{"step": "two"}'),
+    /state\.json: damaged/,
+  ],
+  "no policy": [(directory) => rm(join(directory, "policy"), { recursive: true }), /policy: no such folder/],
+  "no reference": [(directory) => rm(join(directory, "reference"), { recursive: true }), /reference: no such folder/],
+  "weights that are cut short": [
+    (directory) => truncate(join(directory, "prm", "model.safetensors"), 2000),
+    /prm.model\.safetensors: .*download or copy it again/,
+  ],
+  "no optimizer": [
+    (directory) => rm(join(directory, "policy.optimizer.safetensors")),
+    /policy\.optimizer\.safetensors: no such file/,
+  ],
+  "an optimizer that is cut short": [
+    (directory) => truncate(join(directory, "prm.optimizer.safetensors"), 3000),
+    /prm\.optimizer\.safetensors: /,
+  ],
+  "weights in the optimizer's place": [
+    (directory) =>
+      cp(join(directory, "policy", "model.safetensors"), join(directory, "policy.optimizer.safetensors")),
+    /policy\.optimizer\.safetensors: it does not say its step/,
+  ],
+};
+
+for (const [what, [damage, message]] of Object.entries(damages)) {
+  test(`a checkpoint with ${what} is refused in one line`, async (t) => {
+    const { directory, trainer } = await checkpointed(t);
+    await damage(directory);
+    const open = async () => openOptimizers(await openCheckpoint(directory, trainer.reference.backend), trainer);
+    const error = await t.throwsAsync(open(), { instanceOf: InputError, message });
+    t.notRegex(error!.message, /\n/);
+  });
+}
+
+test("a process that is killed at any time leaves a checkpoint that loads, or none", async (t) => {
+  const output = temporaryFolder(t);
+  const overrides = [`output=${output}`, "steps=100000", "checkpoint.every=1", "evaluate.every=0", "evaluate.probe=0"];
+  const kills = [0, 1, 3, 8, 17].map(async (delay, i) => {
+    const folder = join(output, `run${i}`);
+    const child = spawn(process.execPath, [cli, "train", tinyRecipeFile(t), ...overrides, `name=run${i}`], { stdio: "ignore" });
+    const ended = new Promise((resolve) => child.on("close", (_, signal) => resolve(signal)));
+    while (readMetrics(folder).length < 3 && child.exitCode === null) await new Promise((r) => setTimeout(r, 20));
+    await new Promise((r) => setTimeout(r, delay));
+    child.kill("SIGKILL");
+    t.is(await ended, "SIGKILL");
+    const { state, policy } = await openCheckpoint(join(folder, "checkpoint"), createCpu());
+    t.true(state.step >= 1);
+    for (const values of await valuesOf(policy.parameters)) t.true(values.every(Number.isFinite));
+    const config = await tinyTraining(t, `steps=${state.step + 1}`, "evaluate.probe=0");
+    await train(config, { ...quiet, resume: folder });
+    t.is(readMetrics(folder).at(-1)!.step, state.step + 1);
+  });
+  await Promise.all(kills);
+});
