@@ -1,7 +1,6 @@
 import { randomStream } from "../lib/index.js";
 import { type ChatRenderer, cloneParameters, Qwen } from "../models/index.js";
-import type { OptimizerOptions, TrainConfig } from "./config.js";
-import { needsPrm } from "./config.js";
+import { needsPrm, type TrainConfig } from "./config.js";
 import type { Environment } from "./environment.js";
 import { forwardRows, Learner } from "./learner.js";
 import {
@@ -52,6 +51,8 @@ export interface PrmScores {
 export class Trainer {
   readonly policy: Learner;
   readonly prm: Learner | undefined;
+  /** What policy and reward model were at the start; frozen. */
+  readonly reference: Qwen;
   readonly #policyLr: (step: number) => number;
   readonly #prmLr: (step: number) => number;
 
@@ -73,11 +74,9 @@ export class Trainer {
     this.reference = parts.reference ?? copy(true);
     this.prm = needsPrm(config) ? new Learner(parts.prm ?? copy(false), { ...prm, microBatchTokens }) : undefined;
     this.policy = new Learner(policy, { ...config.policy, microBatchTokens, temperature: sampling.temperature });
-    this.#policyLr = byTrainingStep(config.policy, steps);
-    this.#prmLr = byTrainingStep(prm, steps);
+    this.#policyLr = learningRate(config.policy, steps);
+    this.#prmLr = learningRate(prm, steps);
   }
-
-  readonly reference: Qwen;
 
   /** The conversations of training step `step` (1-based): `prompts` tasks, `samples` of each. */
   items(step: number): RolloutItem[] {
@@ -99,15 +98,13 @@ export class Trainer {
   ): Promise<Rollout> {
     const { maxTurns, maxTurnTokens, maxTokens } = this.config.rollout;
     const { chat, environment } = this.parts;
-    const limits = { maxTurns, maxTurnTokens, maxTokens };
     return rollout({
-      policy: this.policy.model,
-      chat,
-      environment,
-      items,
-      seed: this.config.seed,
-      ...limits,
+      ...{ chat, environment, items, maxTurns, maxTurnTokens, maxTokens },
       ...options,
+      policy: this.policy.model,
+      seed: this.config.seed,
+      // Held-out conversations have step numbers of their own, and with them noise of their own.
+      step: options.split === "train" ? options.step : options.step + 2 ** 30,
     });
   }
 
@@ -222,10 +219,6 @@ export class Trainer {
       addMeans(metrics, "policy", { grad_norm: gradNorm, skipped: Number(skipped) }, parts.length);
     }
   }
-}
-
-function byTrainingStep(options: OptimizerOptions, steps: number): (step: number) => number {
-  return learningRate(options, steps);
 }
 
 /** What credit and advantages see of a trajectory. */
