@@ -17,7 +17,7 @@ export type AlignmentMethod =
 
 /**
  * How often each method's largest turn falls on the turn that truly earned the outcome, with a 95 % interval, over the
- * conversations in which there is one. Meaningful on a fixed set of conversations only: a policy that learns makes its
+ * conversations that did not fail and in which there is one. Meaningful on a fixed set of conversations only: a policy that learns makes its
  * useful turn predictable.
  */
 export function creditAlignment(
@@ -26,7 +26,7 @@ export function creditAlignment(
   config: Pick<TrainConfig, "outcome" | "credit">,
 ): Record<AlignmentMethod, Proportion> {
   const rows = trajectories.map((trajectory, i) => rewardRow(trajectory, config, scores[i]));
-  const useful = trajectories.map(({ usefulTurn }) => usefulTurn);
+  const useful = trajectories.map(({ usefulTurn, failure }) => (failure === undefined ? usefulTurn : undefined));
   const byCredit = (method: "itpo" | "prime") => turnRewards(rows, assignCredit(rows, { ...config.credit, method }));
   const perTurn = (value: (trajectory: Trajectory, k: number, i: number) => number) =>
     trajectories.map((trajectory, i) => trajectory.turns.map((_, k) => value(trajectory, k, i)));

@@ -157,7 +157,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
         await trainer.scorePrm(probe.trajectories, probe.reference),
         config,
       );
-      alignment.push({ step, methods });
+      if (methods.chance.trials > 0) alignment.push({ step, methods });
       metrics.log(Object.fromEntries(Object.entries(methods).map(([name, { share }]) => [`credit/${name}`, share])));
     }
     transcripts.append(await heldOutTranscripts(trainer, step, evaluation.trajectories));

@@ -65,7 +65,11 @@ export function openSetting(config: EnvironmentConfig): Promise<Setting> {
 /** The cases of an MTMedDialog file, split by case; the same split wherever the same file and share are given. */
 export async function readMedicalSplit(path: string, heldOutShare: number) {
   const { cases, counts } = await readMedicalCases(path);
-  return { ...splitByKey(cases, ({ key }) => key, { heldOut: heldOutShare }), counts };
+  try {
+    return { ...splitByKey(cases, ({ key }) => key, { heldOut: heldOutShare }), counts };
+  } catch (error) {
+    throw error instanceof InputError ? new InputError(`${path}: ${error.message}`) : error;
+  }
 }
 
 /** Loads the model that a config names, or makes one with fresh weights. */

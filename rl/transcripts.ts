@@ -46,9 +46,9 @@ function transcript(
 
 /** Some of a step's conversations: the best and the worst of its first groups. */
 export function trainingTranscripts(trainer: Trainer, step: number, result: TrainingStep, groups = 3): Transcript[] {
-  const { samples } = trainer.config.rollout;
-  return Array.from({ length: groups }, (_, g) => {
-    const members = Array.from({ length: samples }, (_, i) => g * samples + i).filter((i) => result.trajectories[i]);
+  const { prompts, samples } = trainer.config.rollout;
+  return Array.from({ length: Math.min(groups, prompts) }, (_, g) => {
+    const members = Array.from({ length: samples }, (_, i) => g * samples + i);
     const value = (i: number) => result.turnRewards[i].reduce((a, b) => a + b, 0);
     const sorted = members.sort((a, b) => value(b) - value(a));
     return [...new Set([sorted[0], sorted.at(-1)!])].map((i) =>

@@ -14,7 +14,9 @@ export async function scoreCommand(options: {
   const { sequences } = await readInput(options.input);
   const backend = await openDevice(options.device);
   const model = await loadQwen(options.model, { backend });
-  const { logprobs, entropy } = await score(model, sequences);
+  const { logprobs, entropy } = await score(model, sequences).catch((error) => {
+    throw error instanceof InputError ? new InputError(`${options.input}: ${error.message}`) : error;
+  });
   const lists = (arrays: readonly Float32Array[]) => arrays.map((array) => [...array]);
   await writeWhole(options.output, JSON.stringify({ logprobs: lists(logprobs), entropy: lists(entropy) })).catch(
     (error) => {

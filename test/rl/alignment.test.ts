@@ -2,12 +2,10 @@ import test from "ava";
 import { creditAlignment, turnScores } from "../../rl/alignment.js";
 import type { Trajectory } from "../../rl/trajectory.js";
 
-const config = {
+const config: Parameters<typeof creditAlignment>[2] = {
   outcome: { metrics: { accuracy: 1 }, tokenPenalty: 0 },
-  credit: {
-    ...{ method: "norm_itpo", form: "mean", temperature: 0.4, uniformMix: 0, coefficient: 1, outcomeCoefficient: 0 },
-  },
-} as const;
+  credit: { method: "norm_itpo", form: "mean", temperature: 0.4, uniformMix: 0, coefficient: 1, outcomeCoefficient: 0 },
+};
 
 /** A conversation of turns with these token scores, a token of template before each. */
 function conversation(turns: readonly (readonly number[])[], usefulTurn?: number, failure?: string) {
