@@ -1,3 +1,4 @@
+import { InputError } from "../lib/index.js";
 import type { TrainConfig } from "./config.js";
 import { countTokens } from "./objective/index.js";
 import type { Trajectory } from "./trajectory.js";
@@ -9,7 +10,7 @@ export function outcomeOf({ metrics, failure }: Trajectory, config: OutcomeConfi
   if (failure !== undefined) return Number.NaN;
   return Object.entries(config.metrics).reduce((sum, [name, weight]) => {
     if (metrics[name] === undefined) {
-      throw new Error(`outcome: the environment gives no metric '${name}'; it has ${Object.keys(metrics).join(", ")}`);
+      throw new InputError(`outcome.metrics names '${name}'; the environment has ${Object.keys(metrics).join(", ")}`);
     }
     return sum + Math.min(1, Math.max(-1, weight * metrics[name]));
   }, 0);

@@ -46,7 +46,7 @@ export async function trainSft(
   const learner = new Learner(policy.model, { ...config.sft, microBatchTokens: config.microBatchTokens });
   const started = performance.now();
   let tokens = 0;
-  let heldOutLoss = Number.NaN;
+  let heldOutLoss: number | undefined;
   await fineTune(learner, config.sft, shuffledBatches(rows, config.sft.batchSize, config.seed), async (done) => {
     tokens += done.tokens;
     const tokensPerSecond = tokens / ((performance.now() - started) / 1000);
@@ -70,9 +70,9 @@ export async function trainSft(
   });
   metrics.close();
   backend.close();
-  print(`held-out loss ${heldOutLoss.toFixed(3)} nats a token; model: ${join(folder, "checkpoint", "policy")}`);
+  print(`held-out loss ${heldOutLoss!.toFixed(3)} nats a token; model: ${join(folder, "checkpoint", "policy")}`);
   print(`curves: ${pathToFileURL(join(folder, "index.html"))}`);
-  return { folder, heldOutLoss };
+  return { folder, heldOutLoss: heldOutLoss! };
 }
 
 function trainTokenizer(dialogues: readonly (readonly Message[])[], vocabSize: number): Promise<Tokenizer> {

@@ -9,7 +9,15 @@ import {
 } from "../../models/index.js";
 import { tinyConfig, tinyModel, tinyQwen2, valuesOf } from "./tiny.js";
 
-const wide = { ...tinyConfig, hiddenSize: 128, intermediateSize: 256, heads: 4, kvHeads: 2, headDim: 32, vocabSize: 400 };
+const wide = {
+  ...tinyConfig,
+  hiddenSize: 128,
+  intermediateSize: 256,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 32,
+  vocabSize: 400,
+};
 const backend = createCpu({ poison: true });
 
 /** Mean and standard deviation. */
@@ -25,7 +33,10 @@ test("fresh matrices are normal with the config's deviation, the embedding with 
   for (const { name, start } of parameterSpecs(config)) {
     const values = await parameters.get(name)!.data();
     if (start !== "normal") {
-      t.true(values.every((value) => value === (start === "ones" ? 1 : 0)), name);
+      t.true(
+        values.every((value) => value === (start === "ones" ? 1 : 0)),
+        name,
+      );
       continue;
     }
     const expected = name === "model.embed_tokens.weight" ? 0.3 : 0.02;

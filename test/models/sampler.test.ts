@@ -70,10 +70,10 @@ async function converse(sampler: Sampler, { opening, turns }: Conversation, task
 
 const conversation = fc.record({
   opening: fc.integer({ min: 1, max: 20 }),
-  turns: fc.array(
-    fc.record({ draw: fc.integer({ min: 1, max: 6 }), reply: fc.nat(5), wait: fc.nat(12) }),
-    { minLength: 1, maxLength: 3 },
-  ),
+  turns: fc.array(fc.record({ draw: fc.integer({ min: 1, max: 6 }), reply: fc.nat(5), wait: fc.nat(12) }), {
+    minLength: 1,
+    maxLength: 3,
+  }),
 });
 
 test("conversations that interleave draw the tokens that each draws alone", async (t) => {
@@ -104,7 +104,10 @@ test("conversations that interleave draw the tokens that each draws alone", asyn
         });
       });
       t.is(sampler.cache.freePages, pages);
-      t.is(sampler.drawn, alone.flat().reduce((sum, { ids }) => sum + ids.length, 0));
+      t.is(
+        sampler.drawn,
+        alone.flat().reduce((sum, { ids }) => sum + ids.length, 0),
+      );
       sampler.cache.dispose();
     },
   );
@@ -113,7 +116,10 @@ test("conversations that interleave draw the tokens that each draws alone", asyn
 });
 
 test("an evicted conversation goes on as if nothing had happened", async (t) => {
-  const [first, second] = [{ opening: 12, turns: turnsOf(2) }, { opening: 14, turns: turnsOf(1) }];
+  const [first, second] = [
+    { opening: 12, turns: turnsOf(2) },
+    { opening: 14, turns: turnsOf(1) },
+  ];
   const roomy = samplerOf(model, { pages: 32, pageSize: 2 });
   const expected = await Promise.all([converse(roomy, first, 1), converse(roomy, second, 2)]);
   const tight = samplerOf(model, { pages: 13, pageSize: 2 });
@@ -194,7 +200,10 @@ test("requests beyond the model's or the cache's limits are refused at once, and
   const messages = outcomes.map((outcome) =>
     outcome.status === "rejected" ? (outcome.reason as Error).message : outcome.value.ids.length,
   );
-  t.deepEqual([0, 5, 6].map((i) => messages[i]), [4, 4, 4]);
+  t.deepEqual(
+    [0, 5, 6].map((i) => messages[i]),
+    [4, 4, 4],
+  );
   t.regex(String(messages[1]), /60 tokens and 5 more exceed the model's 64 positions/);
   t.regex(String(messages[2]), /38 tokens and 4 more do not fit the cache of 10 pages of 4/);
   t.regex(String(messages[3]), /0 tokens and maxTokens 4; it needs at least one of each/);
@@ -229,7 +238,10 @@ test("sampling leaves nothing behind", async (t) => {
 
 test("generate reports each completion once, by the prompt's index", async (t) => {
   const seen = new Map<number, Completion>();
-  const options = { maxTokens: 6, onCompletion: (index: number, completion: Completion) => seen.set(index, completion) };
+  const options = {
+    maxTokens: 6,
+    onCompletion: (index: number, completion: Completion) => seen.set(index, completion),
+  };
   const completions = await generate(model, [prompt(1, 9), prompt(2, 4), prompt(3, 2)], options);
   t.deepEqual(new Map(completions.entries()), new Map([...seen].sort()));
 });

@@ -21,7 +21,8 @@ const backend = createCpu({ poison: true });
 async function readAll(path: string): Promise<SafetensorsInput[]> {
   await using file = await openSafetensors(path);
   const entries: SafetensorsInput[] = [];
-  for (const [name, { dtype, shape }] of file.tensors) entries.push({ name, dtype, shape, data: await file.read(name) });
+  for (const [name, { dtype, shape }] of file.tensors)
+    entries.push({ name, dtype, shape, data: await file.read(name) });
   return entries;
 }
 
@@ -117,7 +118,12 @@ test("Hugging Face's names are views of the fused parameters, and follow them", 
   for (const { name, parts } of parameterSpecs(config)) {
     for (const part of parts) t.is(views.get(part.name)!.storage, parameters.get(name)!.storage, part.name);
   }
-  fused.assign(tensor(Float32Array.from({ length: 32 * 16 }, (_, i) => i), { backend, shape: [32, 16] }));
+  fused.assign(
+    tensor(
+      Float32Array.from({ length: 32 * 16 }, (_, i) => i),
+      { backend, shape: [32, 16] },
+    ),
+  );
   t.deepEqual(
     [...(await v.data())],
     Array.from({ length: 8 * 16 }, (_, i) => 24 * 16 + i),
@@ -158,7 +164,8 @@ const damages: Record<string, readonly [damage: (directory: string) => Promise<u
     /takes \d+ bytes, its offsets span/,
   ],
   "a tensor missing": [
-    (directory) => rewrite(directory, (entries) => entries.filter(({ name }) => !name.endsWith("1.mlp.up_proj.weight"))),
+    (directory) =>
+      rewrite(directory, (entries) => entries.filter(({ name }) => !name.endsWith("1.mlp.up_proj.weight"))),
     /the weights lack model\.layers\.1\.mlp\.up_proj\.weight/,
   ],
   "a head missing where the config unties it": [
@@ -171,7 +178,9 @@ const damages: Record<string, readonly [damage: (directory: string) => Promise<u
   ],
   "weights that are integers": [
     (directory) =>
-      rewrite(directory, (entries) => entries.map((entry) => (entry.dtype === "F32" ? { ...entry, dtype: "I32" } : entry))),
+      rewrite(directory, (entries) =>
+        entries.map((entry) => (entry.dtype === "F32" ? { ...entry, dtype: "I32" } : entry)),
+      ),
     /is I32.*F32, BF16, F16/,
   ],
   "another architecture": [
@@ -186,16 +195,16 @@ const damages: Record<string, readonly [damage: (directory: string) => Promise<u
     (directory) => configure(directory, { use_sliding_window: true, sliding_window: 32 }),
     /use_sliding_window asks for sliding-window attention/,
   ],
-  "an index that leaves the folder": [(directory) => index(directory, mapTo("../evil.safetensors")), /names '\.\.\/evil/],
+  "an index that leaves the folder": [
+    (directory) => index(directory, mapTo("../evil.safetensors")),
+    /names '\.\.\/evil/,
+  ],
   "an index with an absolute path": [(directory) => index(directory, mapTo("/etc/passwd")), /names '\/etc\/passwd'/],
   "an index of a shard that is not there": [
     (directory) => index(directory, mapTo("model-00001-of-00001.safetensors")),
     /model-00001-of-00001\.safetensors: no such file/,
   ],
-  "an index that is null": [
-    (directory) => index(directory, null),
-    /index\.json: .*weight_map/,
-  ],
+  "an index that is null": [(directory) => index(directory, null), /index\.json: .*weight_map/],
   "an index whose map is a list": [
     (directory) => index(directory, { weight_map: [1, 2] }),
     /index\.json: .*weight_map/,

@@ -28,7 +28,11 @@ function abortedAfter(steps: number): AbortSignal {
 /** The metrics of a run that do not measure time. */
 function timeless(folder: string) {
   const isTime = (name: string) => /^time|tokens_per_s$/.test(name);
-  return readMetrics(folder).map((row) => Object.entries(row).filter(([name]) => !isTime(name)).sort());
+  return readMetrics(folder).map((row) =>
+    Object.entries(row)
+      .filter(([name]) => !isTime(name))
+      .sort(),
+  );
 }
 
 async function filesOf(folder: string): Promise<Map<string, Buffer>> {
@@ -40,7 +44,11 @@ async function filesOf(folder: string): Promise<Map<string, Buffer>> {
 
 for (const method of ["norm_itpo", "shared"]) {
   test(`${method}: a run that stopped after two steps and was resumed is one that never stopped, bit for bit`, async (t) => {
-    const overrides = [`credit.method=${method}`, "warmup={steps: 3, batchSize: 4, lr: 0.003}", "policy.schedule=cosine"];
+    const overrides = [
+      `credit.method=${method}`,
+      "warmup={steps: 3, batchSize: 4, lr: 0.003}",
+      "policy.schedule=cosine",
+    ];
     const whole = await runTiny(t, overrides);
     const stopped = await runTiny(t, overrides, abortedAfter(2));
     t.deepEqual(
@@ -147,17 +155,17 @@ test("a run goes on from the old checkpoint where a save was killed between its 
   const checkpoint = join(folder, "checkpoint");
   await rename(checkpoint, `${checkpoint}.old`);
   await train(await tinyTraining(t, "steps=2"), { ...quiet, resume: folder });
-  t.deepEqual((await readdir(folder)).filter((name) => name.startsWith("checkpoint")), ["checkpoint"]);
+  t.deepEqual(
+    (await readdir(folder)).filter((name) => name.startsWith("checkpoint")),
+    ["checkpoint"],
+  );
   t.is((await openCheckpoint(checkpoint, createCpu())).state.step, 2);
 });
 
 /** What may be wrong with a checkpoint, and what the error must say. */
 const damages: Record<string, readonly [damage: (directory: string) => Promise<unknown>, message: RegExp]> = {
   nothing: [(directory) => rm(directory, { recursive: true }), /no checkpoint there/],
-  "a state that is cut short": [
-    (directory) => truncate(join(directory, "state.json"), 9),
-    /state\.json: damaged/,
-  ],
+  "a state that is cut short": [(directory) => truncate(join(directory, "state.json"), 9), /state\.json: damaged/],
   "a state of something else": [
     (directory) => writeFile(join(directory, "state.json"), '{"step": "two"}'),
     /state\.json: damaged/,
@@ -177,8 +185,7 @@ const damages: Record<string, readonly [damage: (directory: string) => Promise<u
     /prm\.optimizer\.safetensors: /,
   ],
   "weights in the optimizer's place": [
-    (directory) =>
-      cp(join(directory, "policy", "model.safetensors"), join(directory, "policy.optimizer.safetensors")),
+    (directory) => cp(join(directory, "policy", "model.safetensors"), join(directory, "policy.optimizer.safetensors")),
     /policy\.optimizer\.safetensors: it does not say its step/,
   ],
 };

@@ -66,7 +66,13 @@ test("score writes the log-probs and entropies of each sequence", async (t) => {
 test("doctor says what there is, and ends well", async (t) => {
   const { code, stdout, stderr } = await itpo(temporaryFolder(t), ["doctor"]);
   t.deepEqual([code, stderr], [0, ""]);
-  for (const line of [/^node +v\d+/m, /^processor /m, /^BLAS /m, /^tfjs:wasm +available/m, /^auto takes +(cpu|tfjs)/m]) {
+  for (const line of [
+    /^node +v\d+/m,
+    /^processor /m,
+    /^BLAS /m,
+    /^tfjs:wasm +available/m,
+    /^auto takes +(cpu|tfjs)/m,
+  ]) {
     t.regex(stdout, line);
   }
 });
@@ -93,13 +99,23 @@ test("train: a run's folder holds config, metrics, page with rewards, and a mode
   const config = await loadTrainConfig(join(run, "config.yaml"));
   t.like(config, { name: "quickstart", seed: 3, steps: 2, credit: { method: "norm_itpo" } });
 
-  const rows = readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+  const rows = readFileSync(join(run, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
   t.deepEqual(
     rows.map(({ step }) => step),
     [0, 1, 2],
   );
   for (const row of rows.slice(1)) {
-    for (const name of ["outcome/mean", "held_out/outcome", "prm/loss", "policy/kl", "turn_reward/1", "rollout/tokens_per_s"]) {
+    for (const name of [
+      "outcome/mean",
+      "held_out/outcome",
+      "prm/loss",
+      "policy/kl",
+      "turn_reward/1",
+      "rollout/tokens_per_s",
+    ]) {
       t.is(typeof row[name], "number", name);
     }
     for (const [name, value] of Object.entries(row)) t.not(value, null, name);
@@ -171,7 +187,14 @@ test("sft on consultations, then train on them, from the parquet file", async (t
     (value) => `model.scratch.${value}`,
   );
   const small = ["tokenizer.vocabSize=300", "sft.steps=2", "sft.batchSize=2", "sft.warmupSteps=1"];
-  const sft = await itpo(folder, ["sft", "medical-sft", `data.train=${data}`, "data.heldOutShare=0.3", ...scratch, ...small]);
+  const sft = await itpo(folder, [
+    "sft",
+    "medical-sft",
+    `data.train=${data}`,
+    "data.heldOutShare=0.3",
+    ...scratch,
+    ...small,
+  ]);
   t.is(sft.code, 0, sft.stderr);
   t.regex(sft.stdout, /held-out loss \d\.\d+ nats a token; model: runs.medical-sft.checkpoint.policy/);
   const train = await itpo(folder, [
@@ -180,7 +203,9 @@ test("sft on consultations, then train on them, from the parquet file", async (t
     ...["rollout.maxTokens=1024", "policy.miniBatch=4", "evaluate.conversations=2"],
   ]);
   t.is(train.code, 0, train.stderr);
-  const rows = readFileSync(join(folder, "runs", "medical", "metrics.jsonl"), "utf8").trim().split("\n");
+  const rows = readFileSync(join(folder, "runs", "medical", "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n");
   t.is(rows.length, 2);
   t.is((await openCheckpoint(join(folder, "runs", "medical", "checkpoint"), createCpu())).state.step, 1);
 });
@@ -191,7 +216,15 @@ interface Mistake {
   readonly message: RegExp;
 }
 
-const scoring = (model: string, input = "in.json") => ["score", "--model", model, "--input", input, "--output", "out.json"];
+const scoring = (model: string, input = "in.json") => [
+  "score",
+  "--model",
+  model,
+  "--input",
+  input,
+  "--output",
+  "out.json",
+];
 
 function configure(model: string, values: object): void {
   const path = join(model, "config.json");
@@ -337,7 +370,10 @@ const mistakes: Record<string, Mistake> = {
     message: /nothing\.parquet/,
   },
   "a run that is not there": { args: () => ["train", "--resume", "runs/none"], message: /runs.none/ },
-  "a device that a recipe names": { args: () => ["train", "quickstart", "device=quantum"], message: /device 'quantum'/ },
+  "a device that a recipe names": {
+    args: () => ["train", "quickstart", "device=quantum"],
+    message: /device 'quantum'/,
+  },
   "neither prompt nor message": { args: (_, model) => ["generate", "--model", model], message: /give one of --prompt/ },
   "a model without tokenizer": {
     args: (_, model) => ["generate", "--model", model, "--prompt", "hello"],
@@ -384,5 +420,6 @@ test("a mistake in the command itself is exit code 2 and no stack trace", async 
   }
   const { code, stdout } = await itpo(temporaryFolder(t), ["--help"]);
   t.is(code, 0);
-  for (const command of ["train", "sft", "generate", "score", "doctor"]) t.regex(stdout, new RegExp(`^ +${command} `, "m"));
+  for (const command of ["train", "sft", "generate", "score", "doctor"])
+    t.regex(stdout, new RegExp(`^ +${command} `, "m"));
 });

@@ -12,7 +12,10 @@ const recipes = readdirSync(join(root, "rl", "recipes")).map((file) => file.repl
 
 for (const recipe of recipes) {
   test(`recipe ${recipe} loads by its name, and the resolved config loads again as it is`, async (t) => {
-    const load = "sft" in parse(readFileSync(join(root, "rl", "recipes", `${recipe}.yaml`), "utf8")) ? loadSftConfig : loadTrainConfig;
+    const load =
+      "sft" in parse(readFileSync(join(root, "rl", "recipes", `${recipe}.yaml`), "utf8"))
+        ? loadSftConfig
+        : loadTrainConfig;
     const config = await load(recipe);
     t.is(config.name, recipe);
     const path = join(temporaryFolder(t), "config.yaml");
@@ -52,7 +55,7 @@ const mistakes: Record<string, readonly [override: string, message: RegExp]> = {
   "two models": ["model.path=somewhere", /model\.(scratch|path) does not exist/],
   "another environment": ["environment.name=chess", /environment\.name/],
   "another method": ["credit.method=magic", /credit\.method: .*norm_itpo/],
-  "__proto__": ["__proto__.polluted=1", /__proto__ does not exist/],
+  __proto__: ["__proto__.polluted=1", /__proto__ does not exist/],
   "__proto__ inside": ["policy.__proto__.polluted=1", /policy\.__proto__ does not exist/],
   "the constructor": ["constructor.prototype.polluted=1", /constructor does not exist/],
   "a word for a number": ["steps=ten", /steps: .*expected number/],
@@ -74,7 +77,10 @@ const mistakes: Record<string, readonly [override: string, message: RegExp]> = {
   "a mini-batch larger than a step": ["prm.miniBatch=10", /prm\.miniBatch is 10, but a step has 9 conversations/],
   "a policy mini-batch larger than a step": ["policy.miniBatch=10", /policy\.miniBatch is 10, but a step has 9/],
   "no outcome": ["outcome.metrics=", /outcome\.metrics/],
-  "outcomes without weight": ["outcome.metrics={accuracy: 0}", /outcome\.metrics: the weights must add up to more than 0/],
+  "outcomes without weight": [
+    "outcome.metrics={accuracy: 0}",
+    /outcome\.metrics: the weights must add up to more than 0/,
+  ],
   "no override at all": ["steps", /'steps' is no override; write key\.path=value/],
   "an override without a key": ["=3", /'=3' is no override/],
   "a value that is no YAML": ["steps=[1", /steps=\[1: /],
@@ -111,7 +117,17 @@ test("errors name the file or the recipe", async (t) => {
 
 test("a file that is no YAML, or no mapping, is refused in one line", async (t) => {
   const path = join(temporaryFolder(t), "bad.yaml");
-  for (const text of ["name: [1, 2", "name: a\nname: b\n", "a: b: c", "\t- x", "", "just a word", "- a list", "null", "3"]) {
+  for (const text of [
+    "name: [1, 2",
+    "name: a\nname: b\n",
+    "a: b: c",
+    "\t- x",
+    "",
+    "just a word",
+    "- a list",
+    "null",
+    "3",
+  ]) {
     writeFileSync(path, text);
     const error = await t.throwsAsync(loadTrainConfig(path), { instanceOf: InputError }, text);
     t.true(error!.message.startsWith(`${path}: `), error!.message);

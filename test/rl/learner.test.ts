@@ -84,7 +84,14 @@ test("packed rows give the outputs and the gradients of the rows one by one", as
 /** `curved` of rows that come one at a time: each knows its place in the whole. */
 function weighted(all: readonly LearnerRow[]): Loss<LearnerRow> {
   const bound = curved().bind(all);
-  return { ...curved(), bind: (some) => (outputs) => bound(outputs, some.map((row) => all.indexOf(row))) };
+  return {
+    ...curved(),
+    bind: (some) => (outputs) =>
+      bound(
+        outputs,
+        some.map((row) => all.indexOf(row)),
+      ),
+  };
 }
 
 test("how rows are cut into micro-batches changes nothing", async (t) => {
@@ -116,7 +123,11 @@ test("recomputing layers in backward changes no bit", async (t) => {
 });
 
 test("recomputing layers holds less memory at the peak", async (t) => {
-  const long = rowsOf(2, [[10, 50], [10, 50], [10, 50]]);
+  const long = rowsOf(2, [
+    [10, 50],
+    [10, 50],
+    [10, 50],
+  ]);
   const peak = async (recompute: boolean) => {
     const model = tinyModel({ config: { ...tinyConfig, layers: 6 } });
     model.recompute = recompute;
@@ -169,10 +180,13 @@ test("tokens that are not scored have zeros, and rows without turns nothing else
     });
   });
   const [empty] = await forwardRows(tinyModel(), [{ tokens: [1, 2, 3], turns: [] }]);
-  t.deepEqual([Array.from(empty.logprobs), Array.from(empty.entropy!)], [
-    [0, 0, 0],
-    [0, 0, 0],
-  ]);
+  t.deepEqual(
+    [Array.from(empty.logprobs), Array.from(empty.entropy!)],
+    [
+      [0, 0, 0],
+      [0, 0, 0],
+    ],
+  );
 });
 
 test("a mini-batch without a scored token has no gradient", async (t) => {

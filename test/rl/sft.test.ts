@@ -49,7 +49,12 @@ test("the loss is the cross-entropy of the assistant's tokens, in nats a token",
   const losses: SftStep[] = [];
   const frozen = { ...options, steps: 1, lr: 0 };
   const before = await valuesOf(policy.parameters);
-  await fineTune(new Learner(policy, frozen), frozen, () => rows, (step) => void losses.push(step));
+  await fineTune(
+    new Learner(policy, frozen),
+    frozen,
+    () => rows,
+    (step) => void losses.push(step),
+  );
   t.true(Math.abs(losses[0].loss - expected) < 1e-5);
   t.is(
     losses[0].tokens,
@@ -67,7 +72,9 @@ test("a dialogue is tokenised as the rollout of the same words is recorded", asy
   });
   const special = new Set(tokenizer.specialTokens.values());
   const clean = trajectories.filter(({ tokens, turns }) =>
-    turns.every(({ start, end, stop }) => stop === "stop" && !tokens.slice(start, end - 1).some((id) => special.has(id))),
+    turns.every(
+      ({ start, end, stop }) => stop === "stop" && !tokens.slice(start, end - 1).some((id) => special.has(id)),
+    ),
   );
   t.true(clean.length > 20, `${clean.length} conversations without a stray control token`);
   t.true(clean.some(({ turns }) => turns.length === 3));
@@ -98,7 +105,11 @@ test("shuffled batches take every item once an epoch, in another order each time
   const batch = shuffledBatches(items, 4, 1);
   const drawn = Array.from({ length: 10 }, (_, i) => batch(i + 1)).flat();
   const epochs = [0, 10, 20, 30].map((from) => drawn.slice(from, from + 10));
-  for (const epoch of epochs) t.deepEqual(epoch.toSorted((a, b) => a - b), items);
+  for (const epoch of epochs)
+    t.deepEqual(
+      epoch.toSorted((a, b) => a - b),
+      items,
+    );
   t.is(new Set(epochs.map(String)).size, 4);
   t.deepEqual(shuffledBatches(items, 4, 1)(9), drawn.slice(32, 36));
   t.notDeepEqual(shuffledBatches(items, 4, 2)(1), drawn.slice(0, 4));
@@ -106,7 +117,10 @@ test("shuffled batches take every item once an epoch, in another order each time
 
 test("the learning rate rises over the warm-up, then falls to its share at the last step", (t) => {
   const lr = learningRate({ ...options, warmupSteps: 4 }, 20);
-  t.deepEqual([1, 2, 4].map(lr), [0.25, 0.5, 1].map((share) => share * options.lr));
+  t.deepEqual(
+    [1, 2, 4].map(lr),
+    [0.25, 0.5, 1].map((share) => share * options.lr),
+  );
   t.true(Math.abs(lr(20) - 0.1 * options.lr) < 1e-12);
   t.true(Math.abs(lr(12) - 0.55 * options.lr) < 1e-12);
   t.is(learningRate({ ...options, schedule: "constant" }, 1)(1), options.lr / 5);

@@ -178,7 +178,10 @@ for (const control of ["none", "permuted_outcomes"]) {
         const mean = done.reduce((sum, { metrics }) => sum + metrics.accuracy, 0) / done.length;
         t.is(metrics["outcome/mean"], mean);
         t.is(metrics["outcome/accuracy"], mean);
-        t.true(Math.abs(metrics["turns/reward_sum"] - mean) < 1e-9, "the mean credit is that of those that did not fail");
+        t.true(
+          Math.abs(metrics["turns/reward_sum"] - mean) < 1e-9,
+          "the mean credit is that of those that did not fail",
+        );
       }
     });
   }

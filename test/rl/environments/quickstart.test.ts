@@ -9,8 +9,8 @@ import {
   question,
   quickstartEnvironment,
   readTurn,
-  slots,
   type Split,
+  slots,
   words,
 } from "../../../rl/environments/quickstart/game.js";
 import { ceilings, randomScript } from "../../../rl/environments/quickstart/scripts.js";
