@@ -60,7 +60,6 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
       ? await checkpointPolicy(checkpoint)
       : await openPolicy(config, backend, setting.tokenizer);
     checkLength(policy.model, config.rollout);
-    checkFits(config, policy);
     const folder = options.resume ?? (await makeRunFolder(config.output, config.name));
     print(`${config.name} on ${backend.name} (${backend.description}), seed ${config.seed}, into ${folder}`);
     print(describeModel(policy.model, setting));
@@ -86,18 +85,6 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
 async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy> {
   const tokenizer = await loadTokenizer(join(folder, "policy"));
   return { model: policy, tokenizer, chat: chatRenderer(tokenizer) };
-}
-
-function checkFits({ rollout }: TrainConfig, { model, tokenizer }: Policy): void {
-  const { maxPositions, vocabSize } = model.config;
-  if (rollout.maxTokens > maxPositions) {
-    throw new InputError(`rollout.maxTokens is ${rollout.maxTokens}, but the model allows ${maxPositions}; lower it`);
-  }
-  if (tokenizer.vocabSize > vocabSize) {
-    throw new InputError(
-      `the tokenizer has ${tokenizer.vocabSize} ids, but the model ${vocabSize}; they do not belong together`,
-    );
-  }
 }
 
 function describeModel(model: Qwen, { ceilings }: Setting): string {

@@ -81,7 +81,14 @@ export async function openPolicy(
   if ("path" in config.model) {
     const { path } = config.model;
     const tokenizer = await loadTokenizer(path);
-    return { model: await loadQwen(path, { backend }), tokenizer, chat: chatRenderer(tokenizer) };
+    const model = await loadQwen(path, { backend });
+    const { vocabSize } = model.config;
+    if (tokenizer.vocabSize > vocabSize) {
+      throw new InputError(
+        `${path}: its tokenizer has ${tokenizer.vocabSize} ids, its model ${vocabSize}; mend the folder`,
+      );
+    }
+    return { model, tokenizer, chat: chatRenderer(tokenizer) };
   }
   const { scratch } = config.model;
   const tokenizer = scratch.tokenizer ? await loadTokenizer(scratch.tokenizer) : ownTokenizer;
