@@ -82,7 +82,7 @@ test("what is too large becomes infinity, what is too small zero of its sign", (
 
 test("encode holds numbers as each dtype; decode widens 16-bit floats and passes the rest", (t) => {
   t.deepEqual(encode([1.9, -1.9], "i32"), Int32Array.from([1, -1]));
-  t.deepEqual(encode([2, 0, 0.5, Number.NaN], "bool"), Uint8Array.from([1, 0, 1, 0]));
+  t.deepEqual(encode([2, 0, 0.5, Number.NaN], "bool"), Uint8Array.from([1, 0, 1, 1]));
   t.deepEqual(encode([1, -2], "bf16"), Uint16Array.from([0x3f80, 0xc000]));
   t.deepEqual(decode(encode([1, -2, 0.5], "f16"), "f16"), Float32Array.from([1, -2, 0.5]));
   const ints = Int32Array.from([3]);

@@ -241,5 +241,5 @@ test("a task that is drawn twice in a step has other samples the second time", a
 
 test("an outcome metric that the environment lacks is named, with those it has", async (t) => {
   const trainer = await trainerOf(t, { overrides: ["outcome.metrics={diagnosis: 1}"], environment: parity });
-  await t.throwsAsync(trainer.step(1), { message: /no metric 'diagnosis'; it has accuracy/ });
+  await t.throwsAsync(trainer.step(1), { message: /outcome.metrics names 'diagnosis'; the environment has accuracy/ });
 });
