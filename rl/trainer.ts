@@ -285,8 +285,12 @@ function creditMetrics(rows: readonly RewardRow[], rewards: Rewards, { counts }:
   const { sum, variance } = turnStatistics(perTurn);
   metrics["turns/reward_sum"] = sum;
   metrics["turns/reward_variance"] = variance;
-  for (const [name, value] of Object.entries(counts)) metrics[`rows/${name}`] = value;
+  for (const [name, value] of Object.entries(counts)) metrics[`rows/${snakeCase(name)}`] = value;
   return metrics;
+}
+
+function snakeCase(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 /** Outcome and shape of conversations, over those that did not fail. */

@@ -221,7 +221,7 @@ test("equal outcomes in every group give no policy gradient", async (t) => {
   for (const method of ["uniform", "shared"]) {
     const overrides = [`credit.method=${method}`, "policy.kl=0"];
     const { metrics } = await (await trainerOf(t, { overrides, environment })).step(1);
-    t.is(metrics["rows/flatGroups"], 3);
+    t.is(metrics["rows/flat_groups"], 3);
     t.is(metrics["policy/grad_norm"], 0);
   }
 });
