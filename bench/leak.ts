@@ -1,34 +1,45 @@
 /**
- * What training leaves behind: the quickstart's step at a reduced batch, and what a run writes down of it. Prints the
- * bytes in live tensors, which must not change, and how much memory the process gains per step after forced collections.
+ * What training leaves behind: the quickstart's warm-up, then its steps at a reduced batch and what a run keeps of them.
+ * Prints the bytes in live tensors, which must not change, and what the process gains per step after forced collections.
  *
- *     node --expose-gc dist/bench/leak.js [steps, default 500]
+ *     node --expose-gc dist/bench/leak.js [STEPS] [key.path=value…]
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openDevice } from "../lib/index.js";
 import { loadTrainConfig } from "../rl/config.js";
+import { scriptBatches } from "../rl/environments/quickstart/warmup.js";
+import { Learner } from "../rl/learner.js";
 import { openMetrics } from "../rl/report/metrics.js";
 import { openPolicy, openSetting } from "../rl/setup.js";
+import { fineTune } from "../rl/sft.js";
 import { Trainer } from "../rl/trainer.js";
 
 const FROM = 50;
-const steps = Number(process.argv[2] ?? 500);
+const args = process.argv.slice(2);
+const steps = Number(args.find((arg) => /^\d+$/.test(arg)) ?? 500);
 const collect = globalThis.gc;
 if (!collect) throw new Error("give node the flag --expose-gc");
 
-const config = await loadTrainConfig("quickstart", [
-  ...["rollout.prompts=4", "rollout.samples=4", "prm.miniBatch=8", "policy.miniBatch=8", `steps=${steps}`],
-]);
+const small = ["rollout.prompts=4", "rollout.samples=4", "prm.miniBatch=8", "policy.miniBatch=8"];
+const overrides = args.filter((arg) => arg.includes("="));
+const config = await loadTrainConfig("quickstart", [`steps=${steps}`, ...small, ...overrides]);
 const backend = await openDevice(config.device);
 const { environment, tokenizer } = await openSetting(config.environment);
 const policy = await openPolicy(config, backend, tokenizer);
+if (config.warmup) {
+  const learner = new Learner(policy.model, config.warmup);
+  const { batchSize: size } = config.warmup;
+  await fineTune(learner, config.warmup, scriptBatches(policy, { size, games: environment.size, seed: config.seed }));
+  learner.optimizer.dispose();
+}
 const trainer = new Trainer(config, { ...policy, policy: policy.model, environment });
 const folder = await mkdtemp(join(tmpdir(), "itpo-leak-"));
 const metrics = openMetrics(folder);
 
-const samples: { step: number; rss: number; heap: number }[] = [];
+const kinds = ["rss", "heapUsed", "arrayBuffers"] as const;
+const samples: (NodeJS.MemoryUsage & { step: number })[] = [];
 for (let step = 1; step <= steps; step++) {
   metrics.log((await trainer.step(step)).metrics);
   metrics.flush(step);
@@ -38,16 +49,17 @@ for (let step = 1; step <= steps; step++) {
   }
   if (step < FROM) continue;
   collect();
-  const { rss, heapUsed } = process.memoryUsage();
-  samples.push({ step, rss, heap: heapUsed });
+  samples.push({ step, ...process.memoryUsage() });
 }
 metrics.close();
 await rm(folder, { recursive: true });
 
-for (const name of ["rss", "heap"] as const) {
-  const { slope, error } = fitLine(samples.map((sample) => [sample.step, sample[name]]));
-  const last = (samples.at(-1)![name] / 2 ** 20).toFixed(1);
-  console.log(`${name}: ${slope.toFixed(0)} ± ${error.toFixed(0)} bytes a step over steps ${FROM} to ${steps}, ${last} MiB at the end`);
+for (const kind of kinds) {
+  const { slope, error } = fitLine(samples.map((sample) => [sample.step, sample[kind]]));
+  const size = (samples.at(-1)![kind] / 2 ** 20).toFixed(1);
+  console.log(
+    `${kind}: ${slope.toFixed(0)} ± ${error.toFixed(0)} bytes a step from step ${FROM} on, ${size} MiB at the end`,
+  );
 }
 
 /** Least squares: the slope and its standard error. */
