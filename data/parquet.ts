@@ -95,7 +95,8 @@ function readFooter(bytes: ArrayBuffer, wanted: readonly string[] | undefined, p
   let metadata: FileMetaData;
   let present: string[];
   try {
-    metadata = parquetMetadata(bytes);
+    // Its search for GeoParquet columns never ends where a damaged schema has a negative number of children.
+    metadata = parquetMetadata(bytes, { geoparquet: false });
     present = parquetSchema(metadata).children.map(({ element }) => element.name);
     const rows = metadata.row_groups.reduce((sum, { num_rows }) => sum + num_rows, 0n);
     if (rows !== metadata.num_rows) throw new Error(`${rows} rows where ${metadata.num_rows} are promised`);
