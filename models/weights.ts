@@ -1,4 +1,4 @@
-import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import {
@@ -37,6 +37,11 @@ export async function loadQwen(directory: string, options: LoadOptions): Promise
   const parameters = new Map<string, Tensor>();
   try {
     const source = new Map(files.flatMap((file) => [...file.tensors.keys()].map((name) => [name, file] as const)));
+    const beyond = [...source.keys()].find(
+      (name) => Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? -1) >= config.layers,
+    );
+    if (beyond)
+      throw new InputError(`${directory}: the weights hold ${beyond}, but config.json has ${config.layers} layers`);
     for (const spec of parameterSpecs(config))
       parameters.set(spec.name, await readParameter(spec, source, directory, options));
     return new Qwen(config, parameters);
@@ -209,6 +214,11 @@ export async function saveQwen(model: Qwen, directory: string): Promise<void> {
 
 /** Writes a text file so that a reader sees the old contents or the new, never half. */
 export async function writeWhole(path: string, text: string): Promise<void> {
-  await writeFile(`${path}.tmp`, text + "\n");
-  await rename(`${path}.tmp`, path);
+  try {
+    await writeFile(`${path}.tmp`, text + "\n");
+    await rename(`${path}.tmp`, path);
+  } catch (error) {
+    await rm(`${path}.tmp`, { force: true });
+    throw error;
+  }
 }

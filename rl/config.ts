@@ -1,7 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parse, YAMLParseError } from "yaml";
+import { parse } from "yaml";
 import { z } from "zod";
 import { InputError } from "../lib/index.js";
 
@@ -196,8 +196,7 @@ function parseYaml(text: string, where: string): unknown {
   try {
     return parse(text);
   } catch (error) {
-    if (error instanceof YAMLParseError) throw new InputError(`${where}: ${error.message.split("\n")[0]}`);
-    throw error;
+    throw new InputError(`${where}: ${(error as Error).message.split("\n")[0]}`);
   }
 }
 

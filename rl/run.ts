@@ -4,7 +4,7 @@ import { type Backend, InputError, openDevice } from "../lib/index.js";
 import { chatRenderer, countParameters, loadTokenizer, type Qwen } from "../models/index.js";
 import { creditAlignment } from "./alignment.js";
 import { type Checkpoint, openCheckpoint, openOptimizers, type RunState, saveCheckpoint } from "./checkpoint.js";
-import type { TrainConfig } from "./config.js";
+import { needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
@@ -56,6 +56,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     if (checkpoint && checkpoint.state.step >= config.steps) {
       throw new InputError(`${options.resume}: all its ${config.steps} steps are done; give steps=N to go on`);
     }
+    if (checkpoint) checkResumable(config, checkpoint, options.resume!);
     const policy = checkpoint
       ? await checkpointPolicy(checkpoint)
       : await openPolicy(config, backend, setting.tokenizer);
@@ -66,7 +67,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     await writeConfig(folder, config);
 
     const started = performance.now();
-    if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting, options.stream);
+    if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting, options);
     const trainer = new Trainer(config, {
       ...policy,
       policy: policy.model,
@@ -87,6 +88,19 @@ async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy>
   return { model: policy, tokenizer, chat: chatRenderer(tokenizer) };
 }
 
+/** What a run is about cannot change on the way; limits, evaluation and learning rates can. */
+const FIXED = ["model", "seed", "environment", "warmup"] as const;
+
+function checkResumable(config: TrainConfig, { state, prm }: Checkpoint, folder: string): void {
+  const saved = state.config as TrainConfig;
+  const changed = FIXED.find((key) => JSON.stringify(config[key]) !== JSON.stringify(saved[key]));
+  if (changed)
+    throw new InputError(`${folder}: ${changed} differs from what the run began with; leave it out, or start anew`);
+  if (needsPrm(config) && !prm) {
+    throw new InputError(`${folder}: its checkpoint has no reward model (prm), which credit.method needs; start anew`);
+  }
+}
+
 function describeModel(model: Qwen, { ceilings }: Setting): string {
   const levels = ceilings.map(({ label, value }) => `${label} ${value.toFixed(3)}`).join(", ");
   const size = countParameters(model.parameters).toLocaleString("en-US");
@@ -99,7 +113,7 @@ async function warmUp(
   warmup: NonNullable<TrainConfig["warmup"]>,
   policy: Policy,
   { environment }: Setting,
-  stream?: LiveStream,
+  { stream, signal }: RunOptions,
 ): Promise<void> {
   const line = openLiveLine({ steps: warmup.steps, stream });
   const learner = new Learner(policy.model, { ...warmup, microBatchTokens: config.microBatchTokens });
@@ -113,6 +127,9 @@ async function warmUp(
       values: { "warm-up loss": loss },
       tokensPerSecond: tokens / ((performance.now() - started) / 1000),
     });
+    if (!signal?.aborted) return;
+    line.end();
+    throw new InputError("stopped during the warm-up, which keeps nothing; start the run again");
   });
   line.end();
   learner.optimizer.dispose();
@@ -132,6 +149,8 @@ interface Run {
   readonly stream?: LiveStream;
 }
 
+const HELD_OUT = "held_out/outcome";
+
 async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<RunResult> {
   const { config, print, folder, trainer } = run;
   const { steps } = config;
@@ -144,12 +163,15 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const alignment: { step: number; methods: Record<string, Proportion> }[] = [];
   const middle = middleStep(config);
   let step = resumed?.step ?? 0;
-  let outcome = Number.NaN;
+  const known = metrics.rows.findLast((row) => typeof row[HELD_OUT] === "number");
+  let outcome = known?.[HELD_OUT] ?? Number.NaN;
+  let lookedAt = known?.step ?? 0;
 
   /** Measures the policy as it is after `step` steps and writes everything down. */
   const look = async () => {
     const evaluation = await evaluate(trainer, step);
     outcome = evaluation.outcome;
+    lookedAt = step;
     metrics.log(evaluation.metrics);
     if (probe && (step === steps || step === middle)) {
       const methods = creditAlignment(
@@ -197,7 +219,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   transcripts.close();
   const seconds = (performance.now() - run.started) / 1000;
   const result = { folder, before, after: outcome, alignment, seconds };
-  summarize(run, result, step);
+  summarize(run, result, lookedAt);
   if (step < steps) print(`stopped after step ${step}; go on with: itpo train --resume ${folder}`);
   return result;
 }

@@ -1,19 +1,21 @@
 import { InputError, openDevice } from "../../lib/index.js";
 import { chatRenderer, generate, loadQwen, loadTokenizer } from "../../models/index.js";
 
+const DEFAULT_TOKENS = 256;
+
 export async function generateCommand(options: {
   readonly model: string;
   readonly prompt?: string;
   readonly message?: string;
   readonly system?: string;
-  readonly maxTokens: string;
+  readonly maxTokens?: string;
   readonly temperature: string;
   readonly seed: string;
   readonly device: string;
 }): Promise<void> {
   const { prompt, message, system } = options;
   if ((prompt === undefined) === (message === undefined)) throw new InputError("give one of --prompt and --message");
-  const maxTokens = number("--max-tokens", options.maxTokens, 1);
+  const given = options.maxTokens === undefined ? undefined : number("--max-tokens", options.maxTokens, 1);
   const temperature = number("--temperature", options.temperature, 0);
   const seed = number("--seed", options.seed, 0);
   const tokenizer = await loadTokenizer(options.model);
@@ -27,6 +29,7 @@ export async function generateCommand(options: {
       ])
     : tokenizer.encode(prompt!);
   const { maxPositions } = model.config;
+  const maxTokens = given ?? Math.max(1, Math.min(DEFAULT_TOKENS, maxPositions - tokens.length));
   if (tokens.length === 0) throw new InputError("the prompt is empty; give some text");
   if (tokens.length + maxTokens > maxPositions) {
     throw new InputError(

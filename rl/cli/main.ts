@@ -39,7 +39,7 @@ program
   .option("--prompt <text>", "text to continue as it stands")
   .option("--message <text>", "user message to answer, in the model's chat format")
   .option("--system <text>", "system message before it")
-  .option("--max-tokens <n>", "most tokens to draw", "256")
+  .option("--max-tokens <n>", "most tokens to draw (default: 256, or what the model has room for)")
   .option("--temperature <t>", "0 takes the most likely token", "1")
   .option("--seed <n>", "seed of the noise", "0")
   .option("--device <name>", "auto, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")

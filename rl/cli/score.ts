@@ -17,6 +17,12 @@ export async function scoreCommand(options: {
   const { logprobs, entropy } = await score(model, sequences).catch((error) => {
     throw error instanceof InputError ? new InputError(`${options.input}: ${error.message}`) : error;
   });
+  for (const [i, array] of [...logprobs, ...entropy].entries()) {
+    if (array.every(Number.isFinite)) continue;
+    throw new InputError(
+      `sequence ${i % sequences.length}: the model gives no finite numbers; its weights are damaged`,
+    );
+  }
   const lists = (arrays: readonly Float32Array[]) => arrays.map((array) => [...array]);
   await writeWhole(options.output, JSON.stringify({ logprobs: lists(logprobs), entropy: lists(entropy) })).catch(
     (error) => {

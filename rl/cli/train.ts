@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { InputError } from "../../lib/index.js";
@@ -10,6 +11,9 @@ export async function trainCommand(
   { resume, dryRun }: { readonly resume?: string; readonly dryRun?: boolean },
 ): Promise<void> {
   if (!recipe && !resume) throw new InputError("name a recipe, such as quickstart, or a run with --resume");
+  if (resume && !existsSync(join(resume, "config.yaml"))) {
+    throw new InputError(`${resume}: no run there; give the folder of a run, such as runs/quickstart`);
+  }
   // With --resume alone, the first word may be an override.
   const isOverride = resume !== undefined && recipe?.includes("=") && !/\.ya?ml$/.test(recipe);
   const source = resume && (isOverride || !recipe) ? join(resume, "config.yaml") : recipe!;

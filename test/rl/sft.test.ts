@@ -3,8 +3,10 @@ import { tokenizeDialogue } from "../../rl/dialogue.js";
 import { quickstartEnvironment } from "../../rl/environments/quickstart/game.js";
 import { scriptBatches } from "../../rl/environments/quickstart/warmup.js";
 import { forwardRows, Learner } from "../../rl/learner.js";
+import { sftLoss } from "../../rl/objective/index.js";
 import { rollout } from "../../rl/rollout.js";
 import { fineTune, learningRate, type SftStep, shuffledBatches } from "../../rl/sft.js";
+import { maxDifference } from "../models/fixtures.js";
 import { valuesOf } from "../models/tiny.js";
 import { talker } from "./support.js";
 
@@ -61,6 +63,26 @@ test("the loss is the cross-entropy of the assistant's tokens, in nats a token",
     rows.reduce((sum, { tokens }) => sum + tokens.length, 0),
   );
   t.deepEqual(await valuesOf(policy.parameters), before);
+});
+
+test("each step takes one optimizer step at its own learning rate", async (t) => {
+  const few = { ...options, steps: 4, warmupSteps: 2 };
+  const [model, other] = [talker(), talker()];
+  const batch = scriptBatches(model, { size: 4, games: 100, seed: 1 });
+  await fineTune(new Learner(model.policy, few), few, batch);
+  const learner = new Learner(other.policy, few);
+  for (const [i, share] of [0.5, 1, 0.55, 0.1].entries()) {
+    const rows = batch(i + 1).map(({ tokens, turns }) => {
+      const weights = tokens.map((_, at) => Number(turns.some(({ start, end }) => start <= at && at < end)));
+      return { tokens, turns, weights };
+    });
+    await learner.forwardBackward(rows, sftLoss());
+    await learner.optimStep({ lr: share * few.lr });
+  }
+  const [a, b] = [await valuesOf(model.policy.parameters), await valuesOf(other.policy.parameters)];
+  a.forEach((values, i) => {
+    t.true(maxDifference(values, b[i]) < 1e-6);
+  });
 });
 
 test("a dialogue is tokenised as the rollout of the same words is recorded", async (t) => {

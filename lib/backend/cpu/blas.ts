@@ -1,3 +1,4 @@
+import { InputError } from "../../errors.js";
 import { type Library, openLibrary } from "../../ffi.js";
 import { blockedGemm, type Gemm } from "./gemm.js";
 
@@ -35,10 +36,14 @@ const [PLAIN, TRANSPOSED] = [111, 112];
 export function findBlas(choice = process.env.ITPO_BLAS): Blas {
   if (choice === "none") return { gemm: blockedGemm, description: "blocked loop (ITPO_BLAS=none)", tried: [] };
   const opened = openLibrary(choice ? [choice] : (candidates[process.platform] ?? []));
+  if ("tried" in opened && choice) {
+    throw new InputError(`ITPO_BLAS=${choice}: it cannot be opened (${opened.tried[0]}); name a BLAS library, or none`);
+  }
   if ("tried" in opened) return { gemm: blockedGemm, description: "blocked loop (no BLAS found)", tried: opened.tried };
   try {
     return { gemm: bindGemm(opened), library: opened.path, description: describe(opened), tried: [] };
   } catch (error) {
+    if (choice) throw new InputError(`ITPO_BLAS=${choice}: it has no cblas_sgemm; name a BLAS library, or none`);
     return { gemm: blockedGemm, description: "blocked loop", tried: [`${opened.path}: ${(error as Error).message}`] };
   }
 }
