@@ -1,7 +1,7 @@
 import { arena, freeStorage, keep, refusePromise, save, track, unsave } from "./arena.js";
 import type { Storage } from "./backend/backend.js";
 import { sameShape, show } from "./shape.js";
-import { Tensor } from "./tensor.js";
+import { fresh, Tensor } from "./tensor.js";
 
 /** A recorded operation: how the gradients of its outputs become gradients of its inputs. */
 export interface TapeNode {
@@ -117,6 +117,17 @@ function checkSaved(node: TapeNode): void {
   }
 }
 
+/**
+ * For a backward rule: the gradient of `input` that a kernel computed in f32 (f64 for f64) and added in place to
+ * `input.grad` where there was one, so that a parameter's gradient is neither rounded to the parameter's dtype nor summed
+ * in a pass of its own.
+ */
+export function wideGradient(input: Tensor, storage: Storage): Tensor {
+  if (input.grad?.storage === storage) return input.grad;
+  const gradient = fresh(storage, input.shape);
+  return input.node ? gradient.to(input.dtype) : gradient;
+}
+
 /** Recorded operations below `outputs`, the latest first. */
 function reachable(outputs: readonly Tensor[]): TapeNode[] {
   const nodes = new Set<TapeNode>();
@@ -184,6 +195,10 @@ class PendingGradients {
     }
     const dtype = leaf.dtype === "f64" ? "f64" : "f32";
     const { storage } = grad;
+    if (leaf.grad?.storage === storage) {
+      this.#held.add(storage);
+      return;
+    }
     if (leaf.grad) {
       leaf.grad.backend.accumulate(leaf.grad, grad);
     } else if (

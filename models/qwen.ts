@@ -80,15 +80,15 @@ export class Qwen {
     const at = (name: string) => this.#parameter(`model.layers.${i}.${name}`);
     let h = rmsNorm(x, at("input_layernorm.weight"), config.rmsNormEps);
     const bias = config.qkvBias ? at("self_attn.qkv_proj.bias") : undefined;
-    let qkv = linear(h, at("self_attn.qkv_proj.weight"), bias);
+    let qkv = linear(h, at("self_attn.qkv_proj.weight"), { bias });
     if (config.qkNorm) {
       qkv = qkNorm(qkv, at("self_attn.q_norm.weight"), at("self_attn.k_norm.weight"), config, config.rmsNormEps);
     }
     qkv = rope(qkv, batch.positions, { ...config, theta: config.ropeTheta });
-    const mixed = x.add(linear(attend(qkv, i), at("self_attn.o_proj.weight")));
+    const mixed = linear(attend(qkv, i), at("self_attn.o_proj.weight"), { residual: x });
     h = rmsNorm(mixed, at("post_attention_layernorm.weight"), config.rmsNormEps);
     const activated = swiglu(linear(h, at("mlp.gate_up_proj.weight")));
-    return mixed.add(linear(activated, at("mlp.down_proj.weight")));
+    return linear(activated, at("mlp.down_proj.weight"), { residual: mixed });
   }
 
   #head(): Tensor {

@@ -32,15 +32,18 @@ export interface Backend {
   where(condition: ArrayRef, a: ArrayRef, b: ArrayRef, shape: Shape): Storage;
   /** Reduces the middle axis of x seen as [outer, length, inner]. `argmax` gives i32, the first of equals. */
   reduce(op: ReduceOp, x: ArrayRef, outer: number, length: number, inner: number): Storage;
-  /** [batch, m, k] · [batch, k, n] (+ bias [n]); a transposed operand is stored with its last two axes swapped. */
-  matmul(a: ArrayRef, b: ArrayRef, spec: MatmulSpec, bias?: ArrayRef): Storage;
+  /**
+   * [batch, m, k] · [batch, k, n] (+ bias [n]) (+ addend [batch, m, n]); a transposed operand is stored with its last two
+   * axes swapped. The sum is rounded once.
+   */
+  matmul(a: ArrayRef, b: ArrayRef, spec: MatmulSpec, bias?: ArrayRef, addend?: ArrayRef): Storage;
   permute(x: ArrayRef, axes: readonly number[]): Storage;
   slice(x: ArrayRef, starts: readonly number[], sizes: readonly number[]): Storage;
   /** Joins arrays seen as [outer, length_i, inner] along the middle axis. */
   concat(parts: readonly ArrayRef[], outer: number, lengths: readonly number[], inner: number): Storage;
   /** Rows of x [rows, columns] by index [n] (i32); index −1 gives a row of zeros. */
   gatherRows(x: ArrayRef, index: ArrayRef): Storage;
-  /** Sum of the rows of x [n, columns] into [rows, columns] by index, in index order; index −1 is dropped. */
+  /** Sum of the rows of x [n, columns] into [rows, columns] by index, in the order of x; index −1 is dropped. */
   scatterRows(x: ArrayRef, index: ArrayRef, rows: number): Storage;
   /** x [n, columns] at index [n]: one element a row. */
   pick(x: ArrayRef, index: ArrayRef): Storage;
@@ -146,6 +149,15 @@ export interface PagedContext {
   readonly pageSize: number;
 }
 
+/** A parameter with the state that AdamW keeps of it; `master` is `param` where that is f32 (f64) itself. */
+export interface AdamwSlot {
+  readonly param: ArrayRef;
+  readonly master: ArrayRef;
+  readonly grad: ArrayRef;
+  readonly m: ArrayRef;
+  readonly v: ArrayRef;
+}
+
 /** Step of AdamW with decoupled decay: see optim/adamw.ts for the formula. */
 export interface AdamwStep {
   readonly lr: number;
@@ -161,7 +173,8 @@ export interface AdamwStep {
 
 /**
  * Optional kernels. Each has a composed twin of primitives in lib/ops, which is its oracle; shapes are documented there.
- * Statistics (rstd, lse, logprobs, entropy) are f32, or f64 where the inputs are.
+ * Statistics (rstd, lse, logprobs, entropy) are f32, or f64 where the inputs are; so is what is called wide. Where `into` (wide)
+ * is given, the result is added there in place and its storage returned.
  */
 export interface FusedKernels {
   rmsNorm(x: ArrayRef, weight: ArrayRef, eps: number): { y: Storage; rstd: Storage };
@@ -195,6 +208,7 @@ export interface FusedKernels {
     targets: ArrayRef,
     temperature: number,
   ): { logprobs: Storage; entropy: Storage; lse: Storage };
+  /** `into` is given where the backend has `matmulWide`; dWeight is wide there, and of weight's dtype elsewhere. */
   linearLogprobBackward(
     dLogprobs: ArrayRef,
     dEntropy: ArrayRef,
@@ -204,7 +218,16 @@ export interface FusedKernels {
     entropy: ArrayRef,
     lse: ArrayRef,
     temperature: number,
+    into?: ArrayRef,
   ): { dHidden: Storage; dWeight: Storage };
-  /** *In place* on master, m and v (all f32), and on param where it is not the master itself. */
+  /** A product that is not rounded to the operands' dtype: the gradient of a weight. */
+  matmulWide(a: ArrayRef, b: ArrayRef, spec: MatmulSpec, into?: ArrayRef): Storage;
+  /** `scatterRows` without rounding to x's dtype: the gradient of an embedding. */
+  scatterRowsWide(x: ArrayRef, index: ArrayRef, rows: number, into?: ArrayRef): Storage;
+  /** *In place* on master, m and v (all wide), and on param where it is not the master itself. */
   adamw(param: ArrayRef, master: ArrayRef, grad: ArrayRef, m: ArrayRef, v: ArrayRef, step: AdamwStep): void;
+  /** `adamw` for all parameters of an optimizer at once. */
+  adamwMany(slots: readonly AdamwSlot[], step: AdamwStep): void;
+  /** [] wide: the sum of the squares of all elements of all arrays, in a fixed order. */
+  sumSquares(arrays: readonly ArrayRef[]): Storage;
 }

@@ -1,6 +1,7 @@
-import { record } from "../autograd.js";
+import { record, wideGradient } from "../autograd.js";
 import { fresh, type Tensor, tensor } from "../tensor.js";
-import { gatherRows, scatterRows } from "./rows.js";
+import { fusedKernels } from "./fused.js";
+import { checkRows, scatterRows } from "./rows.js";
 import { where } from "./where.js";
 
 /**
@@ -8,11 +9,15 @@ import { where } from "./where.js";
  * with PyTorch's `padding_idx`.
  */
 export function embedding(weight: Tensor, ids: Tensor, paddingId?: number): Tensor {
-  if (paddingId === undefined) return gatherRows(weight, ids);
+  checkRows("embedding", weight, ids);
   const y = fresh(weight.backend.gatherRows(weight, ids), [ids.size, weight.shape[1]]);
   record("embedding", [weight], y, [ids], ([dy]) => {
-    const dropped = tensor(-1, { backend: ids.backend, dtype: "i32" });
-    return [scatterRows(dy!, where(ids.equal(paddingId), dropped, ids), weight.shape[0])];
+    const dropped = () => tensor(-1, { backend: ids.backend, dtype: "i32" });
+    const index = paddingId === undefined ? ids : where(ids.equal(paddingId), dropped(), ids);
+    const [rows] = weight.shape;
+    const kernels = fusedKernels(weight, "scatterRowsWide");
+    if (!kernels) return [scatterRows(dy!, index, rows)];
+    return [wideGradient(weight, kernels.scatterRowsWide(dy!, index, rows, weight.grad))];
   });
   return y;
 }

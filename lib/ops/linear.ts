@@ -1,25 +1,52 @@
-import { record } from "../autograd.js";
-import { show } from "../shape.js";
+import { record, wideGradient } from "../autograd.js";
+import type { MatmulSpec } from "../backend/backend.js";
+import { sameShape, show } from "../shape.js";
 import { alive, fresh, type Tensor } from "../tensor.js";
+import { fusedKernels } from "./fused.js";
 
-/** x·Wᵀ (+ bias): x [rows, in], weight [out, in] as PyTorch stores it, bias [out] → [rows, out]. */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  alive("linear", x, weight, ...(bias ? [bias] : []));
+/** What `linear` adds to the product before it is rounded. */
+export interface LinearTerms {
+  /** [out] */
+  readonly bias?: Tensor;
+  /** [rows, out]: a residual stream that goes past. */
+  readonly residual?: Tensor;
+}
+
+/** x·Wᵀ (+ bias) (+ residual): x [rows, in], weight [out, in] as PyTorch stores it → [rows, out]. */
+export function linear(x: Tensor, weight: Tensor, { bias, residual }: LinearTerms = {}): Tensor {
+  const terms = [bias, residual].filter((term) => term !== undefined);
+  alive("linear", x, weight, ...terms);
   const [rows, k] = x.shape;
   const [n, kOfWeight] = weight.shape;
-  const fits = x.rank === 2 && weight.rank === 2 && k === kOfWeight && (!bias || (bias.rank === 1 && bias.size === n));
-  if (!fits || x.dtype !== weight.dtype || (bias && bias.dtype !== x.dtype)) {
+  const fits =
+    x.rank === 2 &&
+    weight.rank === 2 &&
+    k === kOfWeight &&
+    (!bias || sameShape(bias.shape, [n])) &&
+    (!residual || sameShape(residual.shape, [rows, n]));
+  if (!fits || [weight, ...terms].some(({ dtype }) => dtype !== x.dtype)) {
+    const said = { x, weight, bias, residual };
+    const list = Object.entries(said).flatMap(([name, t]) => (t ? [`${name} ${t.dtype} ${show(t.shape)}`] : []));
     throw new Error(
-      `linear: x ${x.dtype} ${show(x.shape)}, weight ${weight.dtype} ${show(weight.shape)}` +
-        `${bias ? `, bias ${bias.dtype} ${show(bias.shape)}` : ""}; it needs [rows, in], [out, in], [out] of one dtype`,
+      `linear: ${list.join(", ")}; it needs [rows, in], [out, in], bias [out], residual [rows, out] of one dtype`,
     );
   }
   const spec = { batch: 1, m: rows, n, k, transposeA: false, transposeB: true };
-  const y = fresh(x.backend.matmul(x, weight, spec, bias), [rows, n]);
-  record("linear", bias ? [x, weight, bias] : [x, weight], y, [x, weight], ([dy]) => [
+  const y = fresh(x.backend.matmul(x, weight, spec, bias, residual), [rows, n]);
+  record("linear", [x, weight, ...terms], y, [x, weight], ([dy]) => [
     x.requiresGrad ? dy!.matmul(weight.detach()) : undefined,
-    weight.requiresGrad ? dy!.matmul(x.detach(), { transposeA: true }) : undefined,
-    bias?.requiresGrad ? dy!.sum(0) : undefined,
+    weight.requiresGrad ? weightGradient(dy!, x.detach(), weight) : undefined,
+    ...(bias ? [bias.requiresGrad ? dy!.sum(0) : undefined] : []),
+    ...(residual ? [dy] : []),
   ]);
   return y;
+}
+
+/** dyᵀ·x, in f32 and into the gradient that is there where the backend can. */
+function weightGradient(dy: Tensor, x: Tensor, weight: Tensor): Tensor {
+  const kernels = fusedKernels(x, "matmulWide");
+  if (!kernels) return dy.matmul(x, { transposeA: true });
+  const [n, k] = weight.shape;
+  const spec: MatmulSpec = { batch: 1, m: n, n: k, k: dy.shape[0], transposeA: true, transposeB: false };
+  return wideGradient(weight, kernels.matmulWide(dy, x, spec, weight.grad));
 }

@@ -1,4 +1,4 @@
-import { record } from "../autograd.js";
+import { record, wideGradient } from "../autograd.js";
 import { show } from "../shape.js";
 import { alive, fresh, type Tensor } from "../tensor.js";
 import { fusedKernels, wide } from "./fused.js";
@@ -47,8 +47,9 @@ export function linearLogprob(hidden: Tensor, weight: Tensor, targets: Tensor, t
         entropy,
         lse,
         temperature,
+        fusedKernels(hidden, "matmulWide") && weight.grad,
       );
-      return [fresh(dHidden, hidden.shape), fresh(dWeight, weight.shape)];
+      return [fresh(dHidden, hidden.shape), wideGradient(weight, dWeight)];
     },
   );
   return { logprobs, entropy };

@@ -2,7 +2,8 @@ import { record } from "../autograd.js";
 import { show } from "../shape.js";
 import { alive, fresh, type Tensor } from "../tensor.js";
 
-function checkRows(op: string, x: Tensor, index: Tensor): void {
+/** Throws unless x is a live matrix and index i32 [n]. */
+export function checkRows(op: string, x: Tensor, index: Tensor): void {
   alive(op, x, index);
   if (x.rank !== 2 || index.rank !== 1 || index.dtype !== "i32") {
     throw new Error(

@@ -75,7 +75,20 @@ export class AdamW {
     if (slots.length === 0) throw new Error("AdamW: no parameter has a gradient; run backward before step");
     const step = ++this.#step;
     const values = { lr, beta1: betas[0], beta2: betas[1], eps, weightDecay, step, gradScale };
-    for (const { parameter, master, m, v } of slots) adamw(parameter, master, parameter.grad!, m, v, values);
+    const kernels = fusedKernels(slots[0].parameter, "adamwMany");
+    if (kernels) {
+      const all = slots.map(({ parameter, master, m, v }) => ({
+        param: parameter,
+        master,
+        grad: parameter.grad!,
+        m,
+        v,
+      }));
+      kernels.adamwMany(all, values);
+      for (const { param, master, m, v } of all) bumpVersions(param, master, m, v);
+    } else {
+      for (const { parameter, master, m, v } of slots) adamw(parameter, master, parameter.grad!, m, v, values);
+    }
   }
 
   /** Frees the gradients. */
@@ -131,10 +144,14 @@ export function adamw(parameter: Tensor, master: Tensor, grad: Tensor, m: Tensor
   const kernels = fusedKernels(parameter, "adamw");
   if (kernels) {
     kernels.adamw(parameter, master, grad, m, v, step);
-    for (const { storage } of new Set([parameter, master, m, v])) storage.version++;
+    bumpVersions(parameter, master, m, v);
   } else {
     adamwComposed(parameter, master, grad, m, v, step);
   }
+}
+
+function bumpVersions(...written: readonly Tensor[]): void {
+  for (const { storage } of new Set(written)) storage.version++;
 }
 
 export function adamwComposed(

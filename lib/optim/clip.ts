@@ -1,5 +1,7 @@
-import { arena } from "../arena.js";
+import { arena, outsideArenas } from "../arena.js";
 import { noGrad } from "../autograd.js";
+import { fusedKernels } from "../ops/fused.js";
+import { fresh } from "../tensor.js";
 import { type ParameterSet, trainable } from "./parameters.js";
 
 /**
@@ -7,6 +9,12 @@ import { type ParameterSet, trainable } from "./parameters.js";
  * f64 and in the set's order. Parameters without a gradient count as zeros.
  */
 export async function gradNorm(parameters: ParameterSet): Promise<number> {
+  const gradients = [...trainable(parameters).values()].flatMap(({ grad }) => grad ?? []);
+  const kernels = gradients.length > 0 ? fusedKernels(gradients[0], "sumSquares") : undefined;
+  if (kernels) {
+    using sum = outsideArenas(() => fresh(kernels.sumSquares(gradients), []));
+    return Math.sqrt(await sum.item());
+  }
   const sums = [...trainable(parameters).values()].map(({ grad }) => {
     if (!grad) return 0;
     const sum = arena(() => noGrad(() => grad.square().sum()));

@@ -119,7 +119,7 @@ const others: Record<string, GradientCase> = {
   pick: { inputs: [any(4, 3)], run: (x) => x.pick(ints(x, [2, 0, 0, 1])).square() },
   embedding: { inputs: [any(4, 3)], run: (x) => embedding(x, ints(x, [2, 0, 2, 3])).square() },
   "linear without bias": { inputs: [any(4, 3), any(5, 3)], run: (x, w) => linear(x, w).square() },
-  "linear with bias": { inputs: [any(4, 3), any(5, 3), any(5)], run: (x, w, b) => linear(x, w, b).square() },
+  "linear with bias": { inputs: [any(4, 3), any(5, 3), any(5)], run: (x, w, b) => linear(x, w, { bias: b }).square() },
   "matmul of a leading slice": { inputs: [any(5, 3), any(3, 2)], run: (a, b) => a.slice(0, 1, 4).matmul(b).square() },
   checkpoint: {
     inputs: [any(3, 4), any(4, 2)],

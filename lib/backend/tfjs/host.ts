@@ -63,7 +63,7 @@ export function hostOperations(engine: Engine, operations: Operations, memory: E
     binary: (op, a, b, shape) => (isFloat(a) && engineBinary.has(op) ? operations : onHost).binary(op, a, b, shape),
     where: forward(host.where),
     reduce: forward(host.reduce),
-    matmul: (a, b, spec, bias) => (isForEngine(spec) ? operations : onHost).matmul(a, b, spec, bias),
+    matmul: (a, b, spec, bias, addend) => (isForEngine(spec) ? operations : onHost).matmul(a, b, spec, bias, addend),
     permute: operations.permute,
     slice: forward(host.slice),
     concat: forward(host.concat),

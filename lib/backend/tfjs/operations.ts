@@ -53,11 +53,12 @@ export function engineOperations({ tf, host }: Engine, memory: EngineMemory, run
       if (op === "argmax") return make("i32", outer * inner, () => tf.argMax(blocks(), 1));
       return like(x, outer * inner, () => (op === "sum" ? tf.sum(blocks(), 1) : tf.max(blocks(), 1)));
     },
-    matmul: (a, b, spec, bias) =>
+    matmul: (a, b, spec, bias, addend) =>
       like(a, spec.batch * spec.m * spec.n, () => {
         const product = host && spec.batch === 1 ? plainProduct : batchedProduct;
         const y = product(a, b, spec);
-        return bias ? tf.add(y, memory.tensor(bias)) : y;
+        const sum = bias ? tf.add(y, memory.tensor(bias)) : y;
+        return addend ? tf.add(sum, memory.tensor(addend, sum.shape)) : sum;
       }),
     permute: (x, axes) => like(x, sizeOf(x.shape), () => tf.transpose(memory.tensor(x), [...axes])),
     slice: (x, starts, sizes) => like(x, sizeOf(sizes), () => tf.slice(memory.tensor(x), [...starts], [...sizes])),

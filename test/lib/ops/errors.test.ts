@@ -46,7 +46,7 @@ const mistakes: [name: string, call: () => unknown, ...says: string[]][] = [
   ["matmul transposed wrongly", () => f32(2, 3).matmul(f32(3, 2), { transposeB: true }), "[3, 2]ᵀ"],
   ["batches that differ", () => f32(2, 2, 3).matmul(f32(3, 3, 2)), "matmul", "[2, 2, 3]", "[3, 3, 2]"],
   ["a weight that does not fit", () => linear(f32(2, 3), f32(4, 2)), "linear", "[2, 3]", "[4, 2]", "[out, in]"],
-  ["a bias that does not fit", () => linear(f32(2, 3), f32(4, 3), f32(3)), "linear", "bias f32 [3]"],
+  ["a bias that does not fit", () => linear(f32(2, 3), f32(4, 3), { bias: f32(3) }), "linear", "bias f32 [3]"],
   ["rows by a float index", () => f32(2, 3).gatherRows(f32(2)), "gatherRows", "index f32 [2]", "i32"],
   ["rows that do not exist", () => f32(2, 3).gatherRows(index(2)), "gatherRows", "index 2", "[0, 2)"],
   ["rows below −1", () => f32(2, 3).gatherRows(index(-2)), "gatherRows", "index -2"],

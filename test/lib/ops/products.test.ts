@@ -53,7 +53,7 @@ test("linear is x·Wᵀ + bias", async (t) => {
   const withBias = build([4, 5], ([i, j]) => at(plain, [i, j]) + at(bias, [j]));
   const [tx, tw, tb] = [x, w, bias].map((operand) => inside(operand));
   t.true(relativeGap(await values(linear(tx, tw)), plain.values) < 1e-6);
-  t.true(relativeGap(await values(linear(tx, tw, tb)), withBias.values) < 1e-6);
+  t.true(relativeGap(await values(linear(tx, tw, { bias: tb })), withBias.values) < 1e-6);
 });
 
 const backends = {
@@ -67,7 +67,7 @@ for (const [name, backend] of Object.entries(backends)) {
     t.deepEqual(zero(2, 3).matmul(zero(3, 0)).shape, [2, 0]);
     t.deepEqual(await values(zero(2, 0).matmul(zero(0, 2))), [0, 0, 0, 0]);
     const bias = tensor([1, 2], { backend });
-    t.deepEqual(await values(linear(zero(2, 0), zero(2, 0), bias)), [1, 2, 1, 2]);
-    t.deepEqual(linear(zero(0, 3), zero(2, 3), bias).shape, [0, 2]);
+    t.deepEqual(await values(linear(zero(2, 0), zero(2, 0), { bias })), [1, 2, 1, 2]);
+    t.deepEqual(linear(zero(0, 3), zero(2, 3), { bias }).shape, [0, 2]);
   });
 }

@@ -8,7 +8,7 @@ import { ropeKernels } from "./rope.js";
 import { swigluKernels } from "./swiglu.js";
 
 /** Every fused kernel, in TypeScript, over memory that the host can reach. */
-export function hostKernels(host: HostMemory): FusedKernels {
+export function hostKernels(host: HostMemory): Partial<FusedKernels> {
   return {
     ...rmsNormKernels(host),
     ...qkNormKernels(host),

@@ -109,7 +109,7 @@ function train(backend: Backend, steps: number) {
     loss = keep(
       arena(() => {
         const input = embedding(at("embed"), make([tokens], ids, "i32"));
-        const qkv = linear(rmsNorm(input, at("norm")), at("qkv"), at("bias"));
+        const qkv = linear(rmsNorm(input, at("norm")), at("qkv"), { bias: at("bias") });
         const turned = rope(qkv, make([tokens], ids, "i32"), { ...layout, theta: 100 });
         const x = input.add(linear(attention(turned, offsets, layout), at("out")));
         const hidden = x.add(linear(swiglu(linear(rmsNorm(x, at("norm")), at("gateUp"))), at("down")));

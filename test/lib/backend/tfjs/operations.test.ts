@@ -114,7 +114,7 @@ agrees(
           at.matmul(bt, { transposeA: true, transposeB: true }),
           batched[0].matmul(batched[3], { transposeB: true }),
           batched[1].matmul(batched[2], { transposeA: true }),
-          linear(a, bt, make([n])),
+          linear(a, bt, { bias: make([n]) }),
         ];
       },
     ]),

@@ -1,0 +1,238 @@
+import type { DType } from "../../dtype.js";
+import type { CudaDevice } from "./device.js";
+import { CudaError, out64 } from "./driver.js";
+import { cudaLibrary } from "./libraries.js";
+
+/** One matrix of a product: row-major [rows, columns] as stored, with the distance between rows in elements. */
+export interface Matrix {
+  readonly address: number;
+  readonly pitch: number;
+}
+
+/** c [m, n] = alpha·a [m, k]·b [k, n] (+ bias [n]) (+ beta·addend [m, n]), all row-major. */
+export interface Product {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** `a` is stored [k, m]. */
+  readonly transposeA: boolean;
+  /** `b` is stored [n, k]. */
+  readonly transposeB: boolean;
+  readonly a: Matrix;
+  readonly b: Matrix;
+  readonly c: Matrix;
+  /** Of a and b; products are summed in f32 either way. */
+  readonly dtype: DType;
+  /** Of c and the addend. Default: `dtype`. */
+  readonly resultDtype?: DType;
+  /** Default 1. */
+  readonly alpha?: number;
+  /** [n], of c's dtype. */
+  readonly bias?: number;
+  /** Added to the product; may be c itself. */
+  readonly addend?: Matrix;
+  /** So many products; operands follow each other `stride…` elements apart. Default 1. */
+  readonly batch?: number;
+  readonly strideA?: number;
+  readonly strideB?: number;
+  readonly strideC?: number;
+}
+
+// cudaDataType_t
+const dataTypes: Partial<Record<DType, number>> = { f32: 0, f16: 2, bf16: 14 };
+// cublasComputeType_t
+const COMPUTE_32F = 68;
+// cublasLtMatmulDescAttributes_t
+const [DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER] = [3, 4, 7, 8];
+const EPILOGUE_BIAS = 4;
+// cublasLtMatrixLayoutAttribute_t
+const [LAYOUT_BATCH_COUNT, LAYOUT_STRIDE] = [5, 6];
+// cublasLtMatmulPreferenceAttributes_t
+const [PREFER_WORKSPACE, PREFER_REDUCTION, PREFER_ALIGNMENT_A] = [1, 3, 5];
+/** Bytes of cublasLtMatmulHeuristicResult_t: algo (64), workspace, state, waves, reserved. */
+const RESULT_BYTES = 96;
+const ALGO_BYTES = 64;
+const WORKSPACE_BYTES = 32 * 2 ** 20;
+
+interface Plan {
+  readonly desc: number;
+  readonly a: number;
+  readonly b: number;
+  readonly c: number;
+  readonly algo: Uint8Array;
+}
+
+type Call = (...args: unknown[]) => void;
+
+/**
+ * Matrix products by cuBLASLt. Plans (descriptors and the algorithm its heuristic ranks first) are kept by shape.
+ * Algorithms that split the inner axis and add the parts afterwards are excluded: with one order of accumulation a row of
+ * the result has the same bits whatever the number of rows.
+ */
+export class CublasLt {
+  readonly version: string;
+  readonly #handle: number;
+  readonly #plans = new Map<string, Plan>();
+  readonly #matmul: Call;
+  readonly #heuristic: Call;
+  readonly #descCreate: Call;
+  readonly #descSet: Call;
+  readonly #layoutCreate: Call;
+  readonly #layoutSet: Call;
+  readonly #preference: number;
+  readonly #preferenceSet: Call;
+  readonly #workspace: number;
+  readonly #scalars = new Float32Array(1);
+  readonly #addendScale = new Float32Array(1);
+
+  constructor(private readonly device: CudaDevice) {
+    const library = cudaLibrary("cublasLt");
+    const bind = (name: string, parameters: string): Call => {
+      const fn = library.func(`int ${name}(${parameters})`);
+      return (...args) => {
+        const status = fn(...args) as number;
+        if (status !== 0) throw new CudaError(name, status, statuses[status] ?? `status ${status}`);
+      };
+    };
+    const version = Number(library.func("uint64_t cublasLtGetVersion(void)")());
+    this.version = `${Math.floor(version / 10000)}.${Math.floor((version % 10000) / 100)}.${version % 100}`;
+    const create = bind("cublasLtCreate", "uint64_t *handle");
+    const preferenceCreate = bind("cublasLtMatmulPreferenceCreate", "uint64_t *preference");
+    this.#preferenceSet = bind("cublasLtMatmulPreferenceSetAttribute", "uint64_t, int, void *value, uint64_t bytes");
+    this.#descCreate = bind("cublasLtMatmulDescCreate", "uint64_t *desc, int computeType, int scaleType");
+    this.#descSet = bind("cublasLtMatmulDescSetAttribute", "uint64_t, int, void *value, uint64_t bytes");
+    this.#layoutCreate = bind(
+      "cublasLtMatrixLayoutCreate",
+      "uint64_t *layout, int type, uint64_t rows, uint64_t columns, int64_t pitch",
+    );
+    this.#layoutSet = bind("cublasLtMatrixLayoutSetAttribute", "uint64_t, int, void *value, uint64_t bytes");
+    this.#heuristic = bind(
+      "cublasLtMatmulAlgoGetHeuristic",
+      "uint64_t handle, uint64_t desc, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t preference, int count, void *results, int *found",
+    );
+    this.#matmul = bind(
+      "cublasLtMatmul",
+      "uint64_t handle, uint64_t desc, void *alpha, uint64_t a, uint64_t aLayout, uint64_t b, uint64_t bLayout, void *beta, uint64_t c, uint64_t cLayout, uint64_t d, uint64_t dLayout, void *algo, uint64_t workspace, uint64_t workspaceBytes, uint64_t stream",
+    );
+    this.#handle = out64(create);
+    this.#preference = out64(preferenceCreate);
+    this.#preferenceSet(this.#preference, PREFER_WORKSPACE, BigUint64Array.of(BigInt(WORKSPACE_BYTES)), 8);
+    this.#preferenceSet(this.#preference, PREFER_REDUCTION, Uint32Array.of(0), 4);
+    this.#workspace = device.takeBytes(WORKSPACE_BYTES, "cuBLASLt workspace").address;
+  }
+
+  /** Enqueues a product. */
+  multiply(product: Product): void {
+    const { m, n, k, dtype, resultDtype = dtype, batch = 1, addend } = product;
+    if (m === 0 || n === 0 || batch === 0) return;
+    const plan = this.#plan(product);
+    if (product.bias !== undefined) {
+      this.#descSet(plan.desc, DESC_BIAS_POINTER, BigUint64Array.of(BigInt(product.bias)), 8);
+    }
+    this.#scalars[0] = product.alpha ?? 1;
+    this.#addendScale[0] = addend ? 1 : 0;
+    const { a, b, c } = product;
+    const [size, resultSize] = [bytesOf(dtype), bytesOf(resultDtype)];
+    this.device.timed(
+      `matmul ${m}×${n}×${k}`,
+      {
+        flops: 2 * batch * m * n * k,
+        bytes: batch * ((m * k + k * n) * size + m * n * resultSize * (addend ? 2 : 1)),
+      },
+      () =>
+        this.#matmul(
+          this.#handle,
+          plan.desc,
+          this.#scalars,
+          b.address,
+          plan.a,
+          a.address,
+          plan.b,
+          this.#addendScale,
+          (addend ?? c).address,
+          plan.c,
+          c.address,
+          plan.c,
+          plan.algo,
+          this.#workspace,
+          WORKSPACE_BYTES,
+          this.device.stream,
+        ),
+    );
+  }
+
+  /** cuBLASLt is column-major: cᵀ = bᵀ·aᵀ, so its first operand is our b. */
+  #plan(product: Product): Plan {
+    const { m, n, k, transposeA, transposeB, a, b, c, dtype, resultDtype = dtype, batch = 1, addend } = product;
+    if (addend && addend.pitch !== c.pitch) throw new Error("matmul: the addend must have the pitch of the result");
+    const alignments = [b.address, a.address, addend?.address ?? c.address, c.address].map(alignmentOf);
+    const key = [
+      ...[m, n, k, batch, transposeA, transposeB, a.pitch, b.pitch, c.pitch, dtype, resultDtype],
+      ...[product.strideA, product.strideB, product.strideC, product.bias !== undefined, !!addend, alignments],
+    ].join();
+    let plan = this.#plans.get(key);
+    if (plan) return plan;
+    const [type, resultType] = [dataTypes[dtype], dataTypes[resultDtype]];
+    if (type === undefined || resultType === undefined) {
+      throw new Error(`matmul: cuda multiplies f32, bf16 and f16; here ${dtype} gives ${resultDtype}`);
+    }
+    const desc = out64((result) => this.#descCreate(result, COMPUTE_32F, 0));
+    this.#descSet(desc, DESC_TRANSA, Int32Array.of(transposeB ? 1 : 0), 4);
+    this.#descSet(desc, DESC_TRANSB, Int32Array.of(transposeA ? 1 : 0), 4);
+    if (product.bias !== undefined) {
+      this.#descSet(desc, DESC_EPILOGUE, Int32Array.of(EPILOGUE_BIAS), 4);
+      this.#descSet(desc, DESC_BIAS_POINTER, BigUint64Array.of(BigInt(product.bias)), 8);
+    }
+    const layout = (as: number, rows: number, columns: number, pitch: number, stride: number) => {
+      const handle = out64((result) => this.#layoutCreate(result, as, rows, columns, pitch));
+      if (batch > 1) {
+        this.#layoutSet(handle, LAYOUT_BATCH_COUNT, Int32Array.of(batch), 4);
+        this.#layoutSet(handle, LAYOUT_STRIDE, BigInt64Array.of(BigInt(stride)), 8);
+      }
+      return handle;
+    };
+    plan = {
+      desc,
+      a: layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, product.strideB ?? k * n),
+      b: layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, product.strideA ?? m * k),
+      c: layout(resultType, n, m, c.pitch, product.strideC ?? m * n),
+      algo: new Uint8Array(ALGO_BYTES),
+    };
+    alignments.forEach((alignment, i) => {
+      this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
+    });
+    const [results, found] = [new Uint8Array(RESULT_BYTES), new Int32Array(1)];
+    const { a: first, b: second, c: result } = plan;
+    try {
+      this.#heuristic(this.#handle, ...[desc, first, second, result, result, this.#preference, 1, results, found]);
+    } catch (error) {
+      throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
+    }
+    if (found[0] === 0) throw new Error(`matmul: cuBLASLt has no algorithm for ${dtype} ${m}×${n}×${k}`);
+    plan.algo.set(results.subarray(0, ALGO_BYTES));
+    this.#plans.set(key, plan);
+    return plan;
+  }
+}
+
+// cublasStatus_t
+const statuses: Readonly<Record<number, string>> = {
+  1: "not initialized",
+  3: "allocation failed",
+  7: "invalid value",
+  8: "architecture mismatch",
+  11: "mapping error",
+  13: "execution failed",
+  14: "internal error",
+  15: "not supported",
+};
+
+function bytesOf(dtype: DType): number {
+  return dtype === "f32" ? 4 : 2;
+}
+
+/** The largest power of two, up to 256, that divides an address. */
+function alignmentOf(address: number): number {
+  const low = address % 256;
+  return low === 0 ? 256 : low & -low;
+}
