@@ -136,6 +136,8 @@ export interface HeadLayout {
 /** Rotary frequencies: angle of pair j at position p is p·theta^(−2j/headDim). */
 export interface Rotation extends HeadLayout {
   readonly theta: number;
+  /** Positions are below this, where a backend keeps a table of angles. Default 32,768. */
+  readonly maxPositions?: number;
 }
 
 /** Which cached rows each sequence of a packed batch attends to. All arrays are on the host. */

@@ -1,4 +1,6 @@
 import { cpus, totalmem } from "node:os";
+import { countCudaDevices } from "../../lib/backend/cuda/index.js";
+import { cudaLibraryNames, findCudaLibrary } from "../../lib/backend/cuda/libraries.js";
 import { findTfjsEngines } from "../../lib/backend/tfjs/index.js";
 import { findBlas, openDevice } from "../../lib/index.js";
 
@@ -13,6 +15,7 @@ export async function doctorCommand(): Promise<void> {
     ["BLAS", blas.library ? `${blas.library} (${blas.description})` : blas.description],
     ...blas.tried.map((tried): [string, string] => ["  looked for", tried]),
   ];
+  lines.push(...(await cudaLines()));
   for (const { name, available, detail } of await findTfjsEngines()) {
     lines.push([`tfjs:${name}`, `${available ? "available" : "absent"}: ${detail}`]);
   }
@@ -20,4 +23,25 @@ export async function doctorCommand(): Promise<void> {
   lines.push(["auto takes", `${chosen.name} (${chosen.description})`]);
   chosen.close();
   for (const [name, value] of lines) process.stdout.write(`${name.padEnd(14)}${value}\n`);
+}
+
+/** GPUs and the libraries they need, found or sought where. */
+async function cudaLines(): Promise<[name: string, value: string][]> {
+  const libraries = cudaLibraryNames.flatMap((name): [string, string][] => {
+    const found = findCudaLibrary(name);
+    if (!("tried" in found)) return [[`lib${name}`, found.path]];
+    return [[`lib${name}`, `absent: ${found.remedy}`], ...found.tried.map((tried): [string, string] => ["  looked for", tried])];
+  });
+  const devices = Array.from({ length: countCudaDevices() }, async (_, i): Promise<[string, string]> => {
+    try {
+      const backend = await openDevice(`cuda:${i}`);
+      const line: [string, string] = [`cuda:${i}`, backend.description];
+      backend.close();
+      return line;
+    } catch (error) {
+      return [`cuda:${i}`, (error as Error).message];
+    }
+  });
+  const found = await Promise.all(devices);
+  return [...libraries, ...(found.length > 0 ? found : [["cuda", "no device"] as [string, string]])];
 }

@@ -1,3 +1,4 @@
+import koffi from "koffi";
 import type { DType } from "../../dtype.js";
 import type { CudaDevice } from "./device.js";
 import { CudaError, out64 } from "./driver.js";
@@ -59,7 +60,10 @@ interface Plan {
   readonly a: number;
   readonly b: number;
   readonly c: number;
-  readonly algo: Uint8Array;
+  /** Address of its cublasLtMatmulAlgo_t. */
+  readonly algo: number;
+  /** The bias that `desc` names now. */
+  bias: number;
 }
 
 type Call = (...args: unknown[]) => void;
@@ -82,8 +86,9 @@ export class CublasLt {
   readonly #preference: number;
   readonly #preferenceSet: Call;
   readonly #workspace: number;
-  readonly #scalars = new Float32Array(1);
-  readonly #addendScale = new Float32Array(1);
+  /** Host memory with alpha, then beta: the call takes their addresses. */
+  readonly #scalars: Float32Array;
+  readonly #scalarsAt: number;
 
   constructor(private readonly device: CudaDevice) {
     const library = cudaLibrary("cublasLt");
@@ -112,12 +117,15 @@ export class CublasLt {
     );
     this.#matmul = bind(
       "cublasLtMatmul",
-      "uint64_t handle, uint64_t desc, void *alpha, uint64_t a, uint64_t aLayout, uint64_t b, uint64_t bLayout, void *beta, uint64_t c, uint64_t cLayout, uint64_t d, uint64_t dLayout, void *algo, uint64_t workspace, uint64_t workspaceBytes, uint64_t stream",
+      "uint64_t handle, uint64_t desc, uint64_t alpha, uint64_t a, uint64_t aLayout, uint64_t b, uint64_t bLayout, uint64_t beta, uint64_t c, uint64_t cLayout, uint64_t d, uint64_t dLayout, uint64_t algo, uint64_t workspace, uint64_t workspaceBytes, uint64_t stream",
     );
     this.#handle = out64(create);
     this.#preference = out64(preferenceCreate);
     this.#preferenceSet(this.#preference, PREFER_WORKSPACE, BigUint64Array.of(BigInt(WORKSPACE_BYTES)), 8);
     this.#preferenceSet(this.#preference, PREFER_REDUCTION, Uint32Array.of(0), 4);
+    const scalars = hostMemory(8);
+    this.#scalars = new Float32Array(scalars.bytes.buffer, scalars.bytes.byteOffset, 2);
+    this.#scalarsAt = scalars.address;
     this.#workspace = device.takeBytes(WORKSPACE_BYTES, "cuBLASLt workspace").address;
   }
 
@@ -126,11 +134,12 @@ export class CublasLt {
     const { m, n, k, dtype, resultDtype = dtype, batch = 1, addend } = product;
     if (m === 0 || n === 0 || batch === 0) return;
     const plan = this.#plan(product);
-    if (product.bias !== undefined) {
+    if (product.bias !== undefined && product.bias !== plan.bias) {
       this.#descSet(plan.desc, DESC_BIAS_POINTER, BigUint64Array.of(BigInt(product.bias)), 8);
+      plan.bias = product.bias;
     }
     this.#scalars[0] = product.alpha ?? 1;
-    this.#addendScale[0] = addend ? 1 : 0;
+    this.#scalars[1] = addend ? 1 : 0;
     const { a, b, c } = product;
     const [size, resultSize] = [bytesOf(dtype), bytesOf(resultDtype)];
     this.device.timed(
@@ -143,12 +152,12 @@ export class CublasLt {
         this.#matmul(
           this.#handle,
           plan.desc,
-          this.#scalars,
+          this.#scalarsAt,
           b.address,
           plan.a,
           a.address,
           plan.b,
-          this.#addendScale,
+          this.#scalarsAt + 4,
           (addend ?? c).address,
           plan.c,
           c.address,
@@ -166,10 +175,9 @@ export class CublasLt {
     const { m, n, k, transposeA, transposeB, a, b, c, dtype, resultDtype = dtype, batch = 1, addend } = product;
     if (addend && addend.pitch !== c.pitch) throw new Error("matmul: the addend must have the pitch of the result");
     const alignments = [b.address, a.address, addend?.address ?? c.address, c.address].map(alignmentOf);
-    const key = [
-      ...[m, n, k, batch, transposeA, transposeB, a.pitch, b.pitch, c.pitch, dtype, resultDtype],
-      ...[product.strideA, product.strideB, product.strideC, product.bias !== undefined, !!addend, alignments],
-    ].join();
+    const { strideA, strideB, strideC } = product;
+    const form = `${transposeA} ${transposeB} ${dtype} ${resultDtype} ${product.bias !== undefined} ${!!addend}`;
+    const key = `${form} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch} ${strideA} ${strideB} ${strideC} ${alignments}`;
     let plan = this.#plans.get(key);
     if (plan) return plan;
     const [type, resultType] = [dataTypes[dtype], dataTypes[resultDtype]];
@@ -193,10 +201,11 @@ export class CublasLt {
     };
     plan = {
       desc,
-      a: layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, product.strideB ?? k * n),
-      b: layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, product.strideA ?? m * k),
-      c: layout(resultType, n, m, c.pitch, product.strideC ?? m * n),
-      algo: new Uint8Array(ALGO_BYTES),
+      a: layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, strideB ?? k * n),
+      b: layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, strideA ?? m * k),
+      c: layout(resultType, n, m, c.pitch, strideC ?? m * n),
+      algo: 0,
+      bias: product.bias ?? 0,
     };
     alignments.forEach((alignment, i) => {
       this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
@@ -209,7 +218,9 @@ export class CublasLt {
       throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
     }
     if (found[0] === 0) throw new Error(`matmul: cuBLASLt has no algorithm for ${dtype} ${m}×${n}×${k}`);
-    plan.algo.set(results.subarray(0, ALGO_BYTES));
+    const algo = hostMemory(ALGO_BYTES);
+    algo.bytes.set(results.subarray(0, ALGO_BYTES));
+    plan = { ...plan, algo: algo.address };
     this.#plans.set(key, plan);
     return plan;
   }
@@ -226,6 +237,12 @@ const statuses: Readonly<Record<number, string>> = {
   14: "internal error",
   15: "not supported",
 };
+
+/** Host memory that stays where it is for the life of the process. */
+function hostMemory(size: number): { address: number; bytes: Uint8Array } {
+  const address = Number(koffi.alloc("uint8_t", size));
+  return { address, bytes: new Uint8Array(koffi.view(address, size)) };
+}
 
 function bytesOf(dtype: DType): number {
   return dtype === "f32" ? 4 : 2;

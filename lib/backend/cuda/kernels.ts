@@ -91,7 +91,8 @@ export class KernelLibrary {
   }
 
   #program(name: string, source: string, defines: Defines): Program {
-    return { name, source, defines, architecture: this.architecture };
+    const lines = Object.entries(defines).map(([key, value]) => `#define ${key} ${value}\n`);
+    return { name, source: `${lines.join("")}${source}`, architecture: this.architecture };
   }
 
   #module(key: string, program: () => Program): number {

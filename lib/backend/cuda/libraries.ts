@@ -28,7 +28,15 @@ const known: Readonly<Record<CudaLibraryName, Known>> = {
   nccl: { files: ["libnccl.so.2"], wheels: ["nccl"], remedy: "install NCCL, or pip install nvidia-nccl-cu13" },
 };
 
-const opened = new Map<CudaLibraryName, Library | { readonly tried: readonly string[] }>();
+/** A library that was not found: where it was sought, what installs it. */
+export interface MissingLibrary {
+  readonly tried: readonly string[];
+  readonly remedy: string;
+}
+
+export const cudaLibraryNames = Object.keys(known) as CudaLibraryName[];
+
+const opened = new Map<CudaLibraryName, Library | MissingLibrary>();
 
 /**
  * Opens a library, once: from the folders in `ITPO_CUDA_LIBRARY_PATH` (separated by `:`), the CUDA toolkit
@@ -38,20 +46,20 @@ const opened = new Map<CudaLibraryName, Library | { readonly tried: readonly str
 export function cudaLibrary(name: CudaLibraryName): Library {
   const found = findCudaLibrary(name);
   if (!("tried" in found)) return found;
-  const { files, remedy } = known[name];
   throw new InputError(
-    `cuda: ${files[0]} was not found: ${remedy}, or name its folder in ITPO_CUDA_LIBRARY_PATH; ` +
+    `cuda: ${known[name].files[0]} was not found: ${found.remedy}, or name its folder in ITPO_CUDA_LIBRARY_PATH; ` +
       `sought: ${found.tried.join("; ")}`,
   );
 }
 
 /** As `cudaLibrary`, but says what was tried instead of throwing. */
-export function findCudaLibrary(name: CudaLibraryName): Library | { readonly tried: readonly string[] } {
+export function findCudaLibrary(name: CudaLibraryName): Library | MissingLibrary {
   let library = opened.get(name);
   if (!library) {
-    const { files } = known[name];
+    const { files, remedy } = known[name];
     const paths = folders(known[name]).flatMap((folder) => files.map((file) => join(folder, file)));
-    library = openLibrary([...paths.filter((path) => existsSync(path)), ...files]);
+    const result = openLibrary([...paths.filter((path) => existsSync(path)), ...files]);
+    library = "tried" in result ? { ...result, remedy } : result;
     opened.set(name, library);
   }
   return library;

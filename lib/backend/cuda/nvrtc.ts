@@ -10,8 +10,6 @@ export interface Program {
   /** For messages. */
   readonly name: string;
   readonly source: string;
-  /** Preprocessor definitions. */
-  readonly defines: Readonly<Record<string, string | number>>;
   /** `sm_80`, `sm_90a`, … */
   readonly architecture: string;
 }
@@ -59,12 +57,9 @@ function report(program: Program, compile: (program: Program) => Uint8Array): Ui
   return image;
 }
 
-function trace({ name, architecture, defines }: Program, start: number): void {
+function trace({ name, architecture }: Program, start: number): void {
   if (!(Number(process.env.DEBUG) >= 1)) return;
-  const list = Object.entries(defines).map(([key, value]) => ` ${key}=${value}`);
-  process.stderr.write(
-    `compiled ${name} for ${architecture} in ${(performance.now() - start).toFixed(0)} ms${list.join("")}\n`,
-  );
+  process.stderr.write(`compiled ${name} for ${architecture} in ${(performance.now() - start).toFixed(0)} ms\n`);
 }
 
 function bind(): Nvrtc {
@@ -136,9 +131,8 @@ function bind(): Nvrtc {
   };
 }
 
-function options({ architecture, defines }: Program): string[] {
-  const list = Object.entries(defines).map(([name, value]) => `-D${name}=${value}`);
-  return [`--gpu-architecture=${architecture}`, "--std=c++17", "--extra-device-vectorization", ...list];
+function options({ architecture }: Program): string[] {
+  return [`--gpu-architecture=${architecture}`, "--std=c++17"];
 }
 
 const MAGIC = "itpo cubin 1\n";

@@ -54,15 +54,27 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-// Sum over a block of THREADS threads, known to all of them; `scratch` holds 32 floats. The order of addition is fixed.
-template <int THREADS> __device__ __forceinline__ float block_sum(float x, float *scratch) {
+// Sum over a block of BLOCK threads, known to all of them; `scratch` holds 32 floats. The order of addition is fixed.
+template <int BLOCK> __device__ __forceinline__ float block_sum(float x, float *scratch) {
   x = warp_sum(x);
-  if (THREADS == 32) return x;
+  if (BLOCK == 32) return x;
   __syncthreads();
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
   __syncthreads();
   float total = 0;
 #pragma unroll
-  for (int warp = 0; warp < THREADS / 32; warp++) total += scratch[warp];
+  for (int warp = 0; warp < BLOCK / 32; warp++) total += scratch[warp];
   return total;
+}
+
+template <int BLOCK> __device__ __forceinline__ float block_max(float x, float *scratch) {
+  x = warp_max(x);
+  if (BLOCK == 32) return x;
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+  __syncthreads();
+  float most = scratch[0];
+#pragma unroll
+  for (int warp = 1; warp < BLOCK / 32; warp++) most = fmaxf(most, scratch[warp]);
+  return most;
 }

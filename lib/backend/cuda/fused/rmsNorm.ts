@@ -1,0 +1,104 @@
+import { sizeOf } from "../../../shape.js";
+import type { ArrayRef, FusedKernels, Storage } from "../../backend.js";
+import type { CudaContext } from "../context.js";
+import { cType, packWidth } from "../launch.js";
+
+/** Rows whose weight gradient one block sums: fixed, so that the order of addition is. */
+const CHUNK = 16;
+
+type RmsNormKernels = Pick<FusedKernels, "rmsNorm" | "rmsNormBackward" | "qkNorm" | "qkNormBackward">;
+
+export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
+  const kernel = (entry: string, signature: string, width: number, x: ArrayRef, ...others: readonly ArrayRef[]) => {
+    const VEC = packWidth(device, width, x, ...others);
+    const THREADS = Math.min(256, 32 * 2 ** Math.ceil(Math.log2(Math.max(1, width / VEC / 32))));
+    const PACKS = Math.max(1, Math.ceil(width / (VEC * THREADS)));
+    const defines = { DTYPE: cType("rmsNorm", x.storage.dtype), VEC, THREADS, PACKS };
+    return { fn: device.kernels.get("rmsNorm", entry, signature, defines), threads: THREADS };
+  };
+  /** Sums [chunks, width] of f32 over the chunks into a new array of x's dtype. */
+  const addChunks = (partial: number, chunks: number, width: number, x: ArrayRef, label: string): Storage => {
+    const out = empty(x.storage.dtype, width, label);
+    const defines = { DTYPE: cType(label, x.storage.dtype), VEC: 1, THREADS: 32, PACKS: 1 };
+    const fn = device.kernels.get("rmsNorm", "add_chunks", "ppii", defines);
+    const target = device.address({ storage: out, offset: 0, shape: [width] });
+    device.launch(fn, [partial, target, chunks, width], { grid: [Math.ceil(width / 32)], block: 256 });
+    return out;
+  };
+  const at = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
+
+  return {
+    rmsNorm(x, weight, eps) {
+      const width = weight.shape[0];
+      const rows = sizeOf(x.shape) / Math.max(1, width);
+      const y = empty(x.storage.dtype, rows * width, "rmsNorm");
+      const rstd = empty("f32", rows, "rmsNorm statistics");
+      const { fn, threads } = kernel("rms_norm", "ppppif", width, x, weight);
+      device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), width, eps], {
+        grid: [rows],
+        block: threads,
+        bytes: 4 * rows * width,
+      });
+      return { y, rstd };
+    },
+
+    rmsNormBackward(dy, x, weight, rstd) {
+      const width = weight.shape[0];
+      const rows = sizeOf(x.shape) / Math.max(1, width);
+      const dx = empty(x.storage.dtype, rows * width, "rmsNorm gradient");
+      const chunks = Math.ceil(rows / CHUNK);
+      const { fn, threads } = kernel("rms_norm_backward", "ppppppiii", width, x, dy, weight);
+      const dWeight = device.withScratch(4 * chunks * width, "rmsNorm scratch", (partial) => {
+        const [d, v, w, r] = [dy, x, weight, rstd].map((array) => device.address(array));
+        device.launch(fn, [d, v, w, r, at(dx), partial, rows, width, CHUNK], {
+          grid: [chunks],
+          block: threads,
+          bytes: 6 * rows * width,
+        });
+        return addChunks(partial, chunks, width, x, "rmsNorm gradient");
+      });
+      return { dx, dWeight };
+    },
+
+    qkNorm(x, q, k, { heads, kvHeads, headDim }, eps) {
+      const [tokens, width] = x.shape;
+      const y = empty(x.storage.dtype, tokens * width, "qkNorm");
+      const rstd = empty("f32", tokens * (heads + kvHeads), "qkNorm statistics");
+      const defines = { DTYPE: cType("qkNorm", x.storage.dtype), HEAD_DIM: headDim };
+      const fn = device.kernels.get("qkNorm", "qk_norm", "pppppiiif", defines);
+      const [v, qw, kw] = [x, q, k].map((array) => device.address(array));
+      device.launch(fn, [v, qw, kw, at(y), at(rstd), tokens, heads, kvHeads, eps], {
+        grid: [Math.ceil((tokens * (heads + 2 * kvHeads)) / 8)],
+        block: 256,
+        bytes: 4 * tokens * width,
+      });
+      return { y, rstd };
+    },
+
+    qkNormBackward(dy, x, q, k, rstd, { heads, kvHeads, headDim }) {
+      const [tokens, width] = x.shape;
+      const dx = empty(x.storage.dtype, tokens * width, "qkNorm gradient");
+      const chunks = Math.ceil(tokens / CHUNK);
+      const defines = { DTYPE: cType("qkNorm", x.storage.dtype), HEAD_DIM: headDim };
+      const fn = device.kernels.get("qkNorm", "qk_norm_backward", "pppppppiiii", defines);
+      return device.withScratch(8 * chunks * headDim, "qkNorm scratch", (partial) => {
+        const [d, v, qw, kw, r] = [dy, x, q, k, rstd].map((array) => device.address(array));
+        device.launch(fn, [d, v, qw, kw, r, at(dx), partial, tokens, heads, kvHeads, CHUNK], {
+          grid: [chunks],
+          block: 256,
+          bytes: 6 * tokens * width,
+        });
+        const both = addChunks(partial, chunks, 2 * headDim, x, "qkNorm gradient");
+        const half = (i: number) => {
+          const out = empty(x.storage.dtype, headDim, "qkNorm gradient");
+          const bytes = headDim * (x.storage.dtype === "f32" ? 4 : 2);
+          device.driver.memcpyDtoD(at(out), at(both) + i * bytes, bytes, device.stream);
+          return out;
+        };
+        const [dq, dk] = [half(0), half(1)];
+        both.backend.free(both);
+        return { dx, dq, dk };
+      });
+    },
+  };
+}

@@ -1,0 +1,70 @@
+import type { FusedKernels, Rotation } from "../../backend.js";
+import type { CudaContext } from "../context.js";
+import { cType, loopGrid, packWidth } from "../launch.js";
+
+interface Table {
+  readonly positions: number;
+  /** Addresses of [positions, headDim / 2] in f32. */
+  readonly cos: number;
+  readonly sin: number;
+  release(): void;
+}
+
+const DEFAULT_POSITIONS = 32768;
+
+export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, "rope"> {
+  const tables = new Map<string, Table>();
+
+  const makeTable = ({ theta, headDim }: Rotation, positions: number): Table => {
+    const half = headDim / 2;
+    const bytes = 4 * positions * half;
+    const block = device.takeBytes(2 * bytes, "rope table");
+    const frequencies = Float64Array.from({ length: half }, (_, j) => theta ** (-j / half));
+    device.withScratch(8 * half, "rope frequencies", (address) => {
+      device.copyIn(address, frequencies);
+      const fn = device.kernels.get("rope", "rope_table", "pppii", { DTYPE: "float", VEC: 1 });
+      const grid = [Math.ceil((positions * half) / 256)] as const;
+      device.launch(fn, [address, block.address, block.address + bytes, positions, half], { grid, block: 256 });
+    });
+    return {
+      positions,
+      cos: block.address,
+      sin: block.address + bytes,
+      release: () => device.giveBytes(block),
+    };
+  };
+  const tableFor = (rotation: Rotation): Table => {
+    const key = `${rotation.theta} ${rotation.headDim}`;
+    const needed = rotation.maxPositions ?? DEFAULT_POSITIONS;
+    const known = tables.get(key);
+    if (known && known.positions >= needed) return known;
+    known?.release();
+    const table = makeTable(rotation, needed);
+    tables.set(key, table);
+    return table;
+  };
+
+  return {
+    rope(x, positions, rotation, direction) {
+      const { heads, kvHeads, headDim } = rotation;
+      const [tokens, width] = x.shape;
+      const half = headDim / 2;
+      const y = empty(x.storage.dtype, tokens * width, "rope");
+      const VEC = packWidth(device, half, x);
+      const items = (tokens * width) / 2 / VEC;
+      const { cos, sin, positions: known } = tableFor(rotation);
+      const fn = device.kernels.get("rope", "rope", "pppppliiiif", {
+        DTYPE: cType("rope", x.storage.dtype),
+        VEC,
+      });
+      const out = device.address({ storage: y, offset: 0, shape: [] });
+      const all = heads + 2 * kvHeads;
+      device.launch(
+        fn,
+        [device.address(x), device.address(positions), cos, sin, out, items, all, heads + kvHeads, half, known, direction],
+        { grid: loopGrid(device, items, 256), block: 256, bytes: 4 * tokens * width },
+      );
+      return y;
+    },
+  };
+}
