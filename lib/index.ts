@@ -12,7 +12,7 @@ export { logSumExp } from "./logits.js";
 export { attention } from "./ops/attention.js";
 export { concat } from "./ops/concat.js";
 export { embedding } from "./ops/embedding.js";
-export { linear } from "./ops/linear.js";
+export { linear, linearWide } from "./ops/linear.js";
 export { linearLogprob } from "./ops/linearLogprob.js";
 export { pagedAttention } from "./ops/pagedAttention.js";
 export { qkNorm } from "./ops/qkNorm.js";

@@ -29,7 +29,7 @@ export async function generate(
   const stopIds = new Set(options.stopIds ?? model.config.eosTokenIds);
   const contents = prompts.map((prompt) => withoutPadding(model, prompt));
   const pages = contents.reduce((sum, prompt) => sum + Math.ceil((prompt.length + maxTokens) / pageSize), 0);
-  const cache = new KvCache(model.config, { backend: model.backend, pages, pageSize });
+  const cache = new KvCache(model.config, { backend: model.backend, dtype: model.dtype, pages, pageSize });
   try {
     const sampler = new Sampler(model, cache, { seed });
     return await Promise.all(

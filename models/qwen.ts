@@ -3,9 +3,11 @@ import {
   attention,
   type Backend,
   checkpoint,
+  type DType,
   embedding,
   linear,
   linearLogprob,
+  linearWide,
   type ParameterSet,
   pagedAttention,
   qkNorm,
@@ -40,6 +42,11 @@ export class Qwen {
     return this.#parameter("model.norm.weight").backend;
   }
 
+  /** Element type of weights and activations. */
+  get dtype(): DType {
+    return this.#parameter("model.norm.weight").dtype;
+  }
+
   /** Hidden states [tokens, hiddenSize] after the final norm, of whole sequences; differentiable. */
   forward(batch: PackedBatch): Tensor {
     return this.#run(batch, (qkv) => attention(qkv, batch.offsets, this.config), this.recompute);
@@ -55,9 +62,9 @@ export class Qwen {
     });
   }
 
-  /** Logits [rows, vocabSize] of hidden states [rows, hiddenSize]. */
+  /** Logits [rows, vocabSize], f32, of hidden states [rows, hiddenSize]; no gradient. */
   logits(hidden: Tensor): Tensor {
-    return linear(hidden, this.#head());
+    return linearWide(hidden, this.#head());
   }
 
   /** Log-probability of a target for each hidden state, and the entropy there; differentiable. */

@@ -60,7 +60,7 @@ export async function rollout(options: RolloutOptions): Promise<Rollout> {
   const each = Math.ceil(maxTokens / pageSize);
   const affordable = Math.floor(cacheBytes / (layers * 2 * kvHeads * headDim * 4 * pageSize));
   const pages = Math.max(each, Math.min(items.length * each, affordable));
-  const cache = new KvCache(policy.config, { backend: policy.backend, pages, pageSize });
+  const cache = new KvCache(policy.config, { backend: policy.backend, dtype: policy.dtype, pages, pageSize });
   try {
     const sampler = new Sampler(policy, cache, { seed: options.seed });
     const trajectories = await Promise.all(items.map((item) => converse(item, options, sampler)));

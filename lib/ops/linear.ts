@@ -1,8 +1,8 @@
-import { record, wideGradient } from "../autograd.js";
+import { noGrad, record, wideGradient } from "../autograd.js";
 import type { MatmulSpec } from "../backend/backend.js";
 import { sameShape, show } from "../shape.js";
 import { alive, fresh, type Tensor } from "../tensor.js";
-import { fusedKernels } from "./fused.js";
+import { fusedKernels, wide } from "./fused.js";
 
 /** What `linear` adds to the product before it is rounded. */
 export interface LinearTerms {
@@ -49,4 +49,17 @@ function weightGradient(dy: Tensor, x: Tensor, weight: Tensor): Tensor {
   const [n, k] = weight.shape;
   const spec: MatmulSpec = { batch: 1, m: n, n: k, k: dy.shape[0], transposeA: true, transposeB: false };
   return wideGradient(weight, kernels.matmulWide(dy, x, spec, weight.grad));
+}
+
+/** x·Wᵀ in f32 (f64 for f64), not rounded to x's dtype where the backend can: logits to sample from. No gradient. */
+export function linearWide(x: Tensor, weight: Tensor): Tensor {
+  const kernels = fusedKernels(x, "matmulWide");
+  if (!kernels || x.dtype === wide(x)) return noGrad(() => linear(x, weight).to(wide(x)));
+  alive("linearWide", x, weight);
+  const [[m, k], [n]] = [x.shape, weight.shape];
+  if (x.rank !== 2 || !sameShape(weight.shape, [n, k]) || weight.dtype !== x.dtype) {
+    throw new Error(`linearWide: x ${x.dtype} ${show(x.shape)}, weight ${weight.dtype} ${show(weight.shape)}`);
+  }
+  const spec: MatmulSpec = { batch: 1, m, n, k, transposeA: false, transposeB: true };
+  return fresh(kernels.matmulWide(x, weight, spec), [m, n]);
 }

@@ -35,6 +35,9 @@
 #ifndef PING_PONG
 #define PING_PONG 1
 #endif
+#ifndef HALF
+#define HALF 1
+#endif
 
 constexpr int ROWS = 64 * WARPGROUPS, KEYS = 128, STAGES = 2, CHUNK_TILES = 512 / KEYS, SLABS = HEAD_DIM / 64;
 constexpr int Q_BYTES = ROWS * HEAD_DIM * 2, KV_BYTES = KEYS * HEAD_DIM * 2;
@@ -45,6 +48,10 @@ constexpr float SCALE = HEAD_DIM == 64 ? 0.125f : 0.08838834764831845f;
 constexpr float SCALE_LOG2E = (float)((HEAD_DIM == 64 ? 0.125 : 0.08838834764831845) * 1.4426950408889634);
 constexpr float LN2 = 0.6931471805599453f;
 constexpr float NEGATIVE_INFINITY = -__builtin_huge_valf();
+
+template <bool set> struct Flag {
+  static constexpr bool value = set;
+};
 
 struct alignas(16) Tile {
   int row, length, position, reserved;
@@ -67,8 +74,10 @@ __device__ __forceinline__ int unit_of(int round) {
   return round * gridDim.x + block;
 }
 
+__device__ __forceinline__ int min_of(int a, int b) { return a < b ? a : b; }
+
 __device__ __forceinline__ int tiles_until(int position, int length) {
-  return ((position < length ? position : length) - 1) / KEYS + 1;
+  return (min_of(position, length) - 1) / KEYS + 1;
 }
 
 template <int rows>
@@ -93,6 +102,7 @@ __device__ __forceinline__ void produce(const TensorMap &map, const Tile *tiles,
     const int keyTiles = tiles_until(tile.position + ROWS, tile.length);
     barrier_wait(barriers.qEmpty(), done & 1 ^ 1);
     load_rows<ROWS>(shared, map, head * HEAD_DIM, tile.row + tile.position, barriers.qFull());
+#pragma unroll 1
     for (int n = 0; n <= keyTiles; n++) {
       if (n < keyTiles) {
         const int stage = (count + n) % STAGES, parity = (count + n) / STAGES & 1;
@@ -162,37 +172,37 @@ struct Running {
   float m[2], l[2];
   float4 *slots;
 
-  __device__ __forceinline__ void set(const float (&o)[HEAD_DIM / 2], const float (&chunkM)[2], const float (&chunkL)[2]) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      m[half] = chunkM[half];
-      l[half] = quad_sum(chunkL[half]);
-    }
-#pragma unroll
-    for (int i = 0; i < HEAD_DIM / 8; i++) slots[i * 32] = make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]);
-  }
-
-  // Leaves O in o, and in the slots unless it is the last.
+  // Merges a chunk, of which o is all and l this lane's part. Leaves O in o, and in the slots unless it is the last.
   template <bool last>
-  __device__ __forceinline__ void merge(float (&o)[HEAD_DIM / 2], const float (&chunkM)[2], const float (&chunkL)[2]) {
-    float a[2], b[2];
+  __device__ __forceinline__ void merge(bool first, float (&o)[HEAD_DIM / 2], const float (&chunkM)[2], const float (&chunkL)[2]) {
+    if (first) {
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const float top = fmaxf(m[half], chunkM[half]);
-      a[half] = exp2_fast(__fmul_rn(__fsub_rn(m[half], top), SCALE_LOG2E));
-      b[half] = exp2_fast(__fmul_rn(__fsub_rn(chunkM[half], top), SCALE_LOG2E));
-      m[half] = top;
-      l[half] = __fmaf_rn(l[half], a[half], __fmul_rn(quad_sum(chunkL[half]), b[half]));
-    }
+      for (int half = 0; half < 2; half++) {
+        m[half] = chunkM[half];
+        l[half] = quad_sum(chunkL[half]);
+      }
+    } else {
+      float a[2], b[2];
 #pragma unroll
-    for (int i = 0; i < HEAD_DIM / 8; i++) {
-      const float4 before = slots[i * 32];
-      o[4 * i] = __fmaf_rn(before.x, a[0], __fmul_rn(o[4 * i], b[0]));
-      o[4 * i + 1] = __fmaf_rn(before.y, a[0], __fmul_rn(o[4 * i + 1], b[0]));
-      o[4 * i + 2] = __fmaf_rn(before.z, a[1], __fmul_rn(o[4 * i + 2], b[1]));
-      o[4 * i + 3] = __fmaf_rn(before.w, a[1], __fmul_rn(o[4 * i + 3], b[1]));
-      if (!last) slots[i * 32] = make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]);
+      for (int half = 0; half < 2; half++) {
+        const float top = fmaxf(m[half], chunkM[half]);
+        a[half] = exp2_fast(__fmul_rn(__fsub_rn(m[half], top), SCALE_LOG2E));
+        b[half] = exp2_fast(__fmul_rn(__fsub_rn(chunkM[half], top), SCALE_LOG2E));
+        m[half] = top;
+        l[half] = __fmaf_rn(l[half], a[half], __fmul_rn(quad_sum(chunkL[half]), b[half]));
+      }
+#pragma unroll
+      for (int i = 0; i < HEAD_DIM / 8; i++) {
+        const float4 before = slots[i * 32];
+        o[4 * i] = __fmaf_rn(before.x, a[0], __fmul_rn(o[4 * i], b[0]));
+        o[4 * i + 1] = __fmaf_rn(before.y, a[0], __fmul_rn(o[4 * i + 1], b[0]));
+        o[4 * i + 2] = __fmaf_rn(before.z, a[1], __fmul_rn(o[4 * i + 2], b[1]));
+        o[4 * i + 3] = __fmaf_rn(before.w, a[1], __fmul_rn(o[4 * i + 3], b[1]));
+      }
     }
+    if (!last)
+#pragma unroll
+      for (int i = 0; i < HEAD_DIM / 8; i++) slots[i * 32] = make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]);
   }
 };
 
@@ -204,16 +214,21 @@ __device__ __forceinline__ void turn_end(int warpgroup) {
   if (PING_PONG) named_arrive(1 + (warpgroup + 1) % WARPGROUPS, 256);
 }
 
-__device__ __forceinline__ void scores(float (&s)[KEYS / 2], u64 q, u64 k) {
+// Issues s = q k. With 32 numbers in s only the tile's first 64 keys count.
+template <int n> __device__ __forceinline__ void scores(float (&s)[n], u64 q, u64 k) {
 #pragma unroll
   for (int i = 0; i < HEAD_DIM / 16; i++)
     wgmma_shared<0, 0>(s, q + (i / 4 * ROWS * 128 + i % 4 * 32 >> 4), k + (i / 4 * KEYS * 128 + i % 4 * 32 >> 4), i > 0);
+  wgmma_commit();
 }
 
+// Issues o += p v over the tile's first `keys` keys.
+template <int keys>
 __device__ __forceinline__ void weigh(float (&o)[HEAD_DIM / 2], const u32 (&p)[KEYS / 4], u64 v, int accumulate) {
 #pragma unroll
-  for (int i = 0; i < KEYS / 16; i++)
+  for (int i = 0; i < keys / 16; i++)
     wgmma_registers<1>(o, p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3], v + (i * 2048 >> 4), i > 0 ? 1 : accumulate);
+  wgmma_commit();
 }
 
 __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads, bf16 *y, float *lse, u32 shared, char *memory,
@@ -229,24 +244,27 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
 
   if (PING_PONG && warpgroup == WARPGROUPS - 1) turn_end(warpgroup);
   int count = 0, done = 0;
+  Tile next = tiles[min_of(unit_of(0), units - 1) / heads];
   for (int round = 0; round * (int)gridDim.x < units; round++) {
     const int unit = unit_of(round);
+    const Tile tile = next;
+    next = tiles[min_of(unit_of(round + 1), units - 1) / heads];
     if (unit >= units) continue;
-    const Tile tile = tiles[unit / heads];
     const int head = unit % heads;
     const int first = tile.position + 64 * warpgroup; // the warpgroup's first query position
     const int allTiles = tiles_until(tile.position + ROWS, tile.length);
     const int keyTiles = first < tile.length ? tiles_until(first + 64, tile.length) : 0;
+    const bool half = HALF && first % KEYS == 0; // no row sees more than the first 64 keys of the last tile
     const int position = first + warp % 4 * 16 + lane / 4; // of this thread's first row; the second is 8 on
 
     barrier_wait(barriers.qFull(), done & 1);
     if (keyTiles > 0) {
       float s[KEYS / 2], o[HEAD_DIM / 2], m[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY}, l[2] = {0, 0}, alpha[2];
+      float chunkM[2], chunkL[2];
       u32 p[KEYS / 4];
       barrier_wait(barriers.kFull(count % STAGES), count / STAGES & 1);
       wgmma_fence();
       scores(s, q, k + (count % STAGES * KV_BYTES >> 4));
-      wgmma_commit();
       wgmma_wait<0>();
       hold(s);
       arrive(barriers.kEmpty(count % STAGES));
@@ -254,9 +272,10 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
       softmax(s, m, l, alpha);
 #pragma unroll
       for (int i = 0; i < KEYS / 4; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-
       barrier_wait(barriers.vFull(count % STAGES), count / STAGES & 1);
-      for (int n = 1; n < keyTiles; n++) {
+
+      // Scores of tile n beside the weighing of tile n - 1; then the softmax of tile n beside the latter.
+      const auto step = [&](int n, auto isLast, auto isHalf) {
         const int now = count + n, stage = now % STAGES, before = (now - 1) % STAGES;
         barrier_wait(barriers.kFull(stage), now / STAGES & 1);
         turn_begin(warpgroup);
@@ -264,59 +283,66 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
         hold(o);
         hold(p);
         wgmma_fence();
-        scores(s, q, k + (stage * KV_BYTES >> 4));
-        wgmma_commit();
-        weigh(o, p, v + (before * KV_BYTES >> 4), (n - 1) % CHUNK_TILES != 0);
-        wgmma_commit();
+        if constexpr (isHalf.value) scores((float (&)[KEYS / 4])s, q, k + (stage * KV_BYTES >> 4));
+        else scores(s, q, k + (stage * KV_BYTES >> 4));
+        if (n > 1 && (n - 1) % CHUNK_TILES == 0) running.merge<false>(n == CHUNK_TILES + 1, o, chunkM, chunkL);
+        hold(o);
+        wgmma_fence();
+        weigh<KEYS>(o, p, v + (before * KV_BYTES >> 4), (n - 1) % CHUNK_TILES != 0);
         turn_end(warpgroup);
         wgmma_wait<1>();
         hold(s);
         arrive(barriers.kEmpty(stage));
-        if (n == keyTiles - 1) mask(s, position - n * KEYS - lane % 4 * 2);
+        if constexpr (isLast.value) mask(s, position - n * KEYS - lane % 4 * 2);
         const bool opens = n % CHUNK_TILES == 0;
-        const float chunkM[2] = {m[0], m[1]}, chunkL[2] = {l[0], l[1]};
         if (opens) {
-          m[0] = m[1] = NEGATIVE_INFINITY;
-          l[0] = l[1] = 0;
+#pragma unroll
+          for (int i = 0; i < 2; i++) {
+            chunkM[i] = m[i];
+            chunkL[i] = l[i];
+            m[i] = NEGATIVE_INFINITY;
+            l[i] = 0;
+          }
         }
         softmax(s, m, l, alpha);
-        hold(s); // the softmax stays before the wait, beside the products: the loop that waits for the values of the next turn
-        hold(l); // also keeps ptxas from moving it
-        barrier_wait(barriers.vFull(stage), now / STAGES & 1);
+        // The values of the next step are awaited here, and the sign of l (0) goes into the parity, because ptxas would
+        // otherwise move the softmax behind the wait for the products that it should run beside.
+        hold(s);
+        barrier_wait(barriers.vFull(stage), (now / STAGES & 1) + ((__float_as_uint(l[0]) | __float_as_uint(l[1])) >> 31));
         wgmma_wait<0>();
         hold(o);
         arrive(barriers.vEmpty(before));
-        if (!opens) {
+        if (!opens)
 #pragma unroll
           for (int i = 0; i < HEAD_DIM / 2; i++) o[i] = __fmul_rn(o[i], alpha[i / 2 % 2]);
-        } else if (n == CHUNK_TILES) {
-          running.set(o, chunkM, chunkL);
-        } else {
-          running.merge<false>(o, chunkM, chunkL);
-        }
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+      };
+#pragma unroll 1
+      for (int n = 1; n < keyTiles - 1; n++) step(n, Flag<false>(), Flag<false>());
+      if (keyTiles > 1) {
+        if (half) step(keyTiles - 1, Flag<true>(), Flag<true>());
+        else step(keyTiles - 1, Flag<true>(), Flag<false>());
       }
       arrive(barriers.qEmpty());
 
       const int last = count + keyTiles - 1;
+      const bool opened = (keyTiles - 1) % CHUNK_TILES == 0;
+      if (opened && keyTiles > 1) running.merge<false>(keyTiles == CHUNK_TILES + 1, o, chunkM, chunkL);
       hold(o);
       hold(p);
-      wgmma_fence();
-      weigh(o, p, v + (last % STAGES * KV_BYTES >> 4), (keyTiles - 1) % CHUNK_TILES != 0);
-      wgmma_commit();
-      wgmma_wait<0>();
+      if (half) {
+        wgmma_fence();
+        weigh<KEYS / 2>(o, p, v + (last % STAGES * KV_BYTES >> 4), !opened);
+        wgmma_wait<0>();
+      } else {
+        wgmma_fence();
+        weigh<KEYS>(o, p, v + (last % STAGES * KV_BYTES >> 4), !opened);
+        wgmma_wait<0>();
+      }
       hold(o);
       arrive(barriers.vEmpty(last % STAGES));
-      if (keyTiles > CHUNK_TILES) {
-        running.merge<true>(o, m, l);
-      } else {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          running.m[half] = m[half];
-          running.l[half] = quad_sum(l[half]);
-        }
-      }
+      running.merge<true>(keyTiles <= CHUNK_TILES, o, m, l);
 
       // Through the warp's slots, so that rows are written 16 bytes a lane; 16-byte columns are swizzled by the row.
       __syncwarp();
@@ -346,6 +372,7 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
     }
 
     // Key tiles of which only later warpgroups see anything.
+#pragma unroll 1
     for (int n = keyTiles; n < allTiles; n++) {
       const int now = count + n;
       if (n > 0) {
