@@ -16,7 +16,13 @@ export interface TapeNode {
 }
 
 /** Gradient of each output (undefined where nothing flowed) → gradient of each input (undefined where there is none). */
-export type BackwardRule = (grads: readonly (Tensor | undefined)[]) => readonly (Tensor | undefined)[];
+export type BackwardRule = (grads: readonly (Tensor | undefined)[], carry: Carry) => readonly (Tensor | undefined)[];
+
+/**
+ * Hands over what other uses of an input have added to its gradient so far, if anything: a rule that asks for it returns
+ * the sum of it and its own part, which saves a pass over both.
+ */
+export type Carry = (input: number) => Tensor | undefined;
 
 let recording = true;
 let nextId = 0;
@@ -92,12 +98,19 @@ function runNode(node: TapeNode, pending: PendingGradients): void {
   if (grads.some((grad) => grad !== undefined)) {
     checkSaved(node);
     const rule = node.backward;
-    const inputGrads = arena(() => rule(grads));
+    const carried: Tensor[] = [];
+    const carry: Carry = (i) => {
+      const grad = pending.carry(node.inputs[i]);
+      if (grad) carried.push(grad);
+      return grad;
+    };
+    const inputGrads = arena(() => rule(grads, carry));
     node.inputs.forEach((input, i) => {
       const grad = inputGrads[i];
       if (grad && input.requiresGrad) pending.add(input, grad);
     });
     pending.drop(inputGrads);
+    pending.drop(carried);
   }
   pending.drop(grads);
   node.backward = undefined;
@@ -167,6 +180,16 @@ class PendingGradients {
       this.#count(before, -1);
       this.drop([before]);
     }
+  }
+
+  /** Takes the gradient that is waiting for `target` out of its slot; the caller adds it back as part of a sum. */
+  carry({ node, outputIndex }: Tensor): Tensor | undefined {
+    const slots = node && this.#slots.get(node);
+    const grad = slots?.[outputIndex];
+    if (!grad) return undefined;
+    slots[outputIndex] = undefined;
+    this.#count(grad, -1);
+    return grad;
   }
 
   take(node: TapeNode): (Tensor | undefined)[] {

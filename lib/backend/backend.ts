@@ -180,7 +180,14 @@ export interface AdamwStep {
  */
 export interface FusedKernels {
   rmsNorm(x: ArrayRef, weight: ArrayRef, eps: number): { y: Storage; rstd: Storage };
-  rmsNormBackward(dy: ArrayRef, x: ArrayRef, weight: ArrayRef, rstd: ArrayRef): { dx: Storage; dWeight: Storage };
+  /** `residual`, of x's shape, is added to dx: the gradient of the stream that goes past the norm. */
+  rmsNormBackward(
+    dy: ArrayRef,
+    x: ArrayRef,
+    weight: ArrayRef,
+    rstd: ArrayRef,
+    residual?: ArrayRef,
+  ): { dx: Storage; dWeight: Storage };
   qkNorm(x: ArrayRef, q: ArrayRef, k: ArrayRef, layout: HeadLayout, eps: number): { y: Storage; rstd: Storage };
   qkNormBackward(
     dy: ArrayRef,

@@ -14,8 +14,8 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
   const out = kernels.rmsNorm(x, weight, eps);
   const y = fresh(out.y, x.shape);
   const rstd = fresh(out.rstd, [sizeOf(x.shape.slice(0, -1))]);
-  record("rmsNorm", [x, weight], y, [x, weight, rstd], ([dy]) => {
-    const { dx, dWeight } = kernels.rmsNormBackward(dy!, x, weight, rstd);
+  record("rmsNorm", [x, weight], y, [x, weight, rstd], ([dy], carry) => {
+    const { dx, dWeight } = kernels.rmsNormBackward(dy!, x, weight, rstd, carry(0));
     return [fresh(dx, x.shape), fresh(dWeight, weight.shape)];
   });
   return y;

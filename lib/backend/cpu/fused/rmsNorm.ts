@@ -41,11 +41,15 @@ export function rmsNormKernels(host: HostMemory): Pick<FusedKernels, "rmsNorm" |
       for (let r = 0; r < rows; r++) rstd.data[r] = normalize(xs, r * w.length, w.length, w, eps, y.data);
       return { y: y.done(), rstd: rstd.done() };
     },
-    rmsNormBackward(dy, x, weight, rstd) {
+    rmsNormBackward(dy, x, weight, rstd, residual) {
       const [dys, xs, w, rs] = [host.read(dy), host.read(x), host.read(weight), host.read(rstd)];
       const dx = host.output(x.storage.dtype, xs.length);
       const sum = new Float64Array(w.length);
       for (let r = 0; r < rs.length; r++) normalizeBackward(dys, xs, r * w.length, w.length, w, rs[r], dx.data, sum);
+      if (residual) {
+        const past = host.read(residual);
+        for (let i = 0; i < past.length; i++) dx.data[i] += past[i];
+      }
       return { dx: dx.done(), dWeight: put(host, weight, sum) };
     },
   };

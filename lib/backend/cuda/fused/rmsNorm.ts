@@ -42,18 +42,19 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       return { y, rstd };
     },
 
-    rmsNormBackward(dy, x, weight, rstd) {
+    rmsNormBackward(dy, x, weight, rstd, residual) {
       const width = weight.shape[0];
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const dx = empty(x.storage.dtype, rows * width, "rmsNorm gradient");
       const chunks = Math.ceil(rows / CHUNK);
-      const { fn, threads } = kernel("rms_norm_backward", "ppppppiii", width, x, dy, weight);
+      const { fn, threads } = kernel("rms_norm_backward", "pppppppiii", width, x, dy, weight, ...(residual ? [residual] : []));
       const dWeight = device.withScratch(4 * chunks * width, "rmsNorm scratch", (partial) => {
         const [d, v, w, r] = [dy, x, weight, rstd].map((array) => device.address(array));
-        device.launch(fn, [d, v, w, r, at(dx), partial, rows, width, CHUNK], {
+        const past = residual ? device.address(residual) : 0;
+        device.launch(fn, [d, v, w, r, past, at(dx), partial, rows, width, CHUNK], {
           grid: [chunks],
           block: threads,
-          bytes: 6 * rows * width,
+          bytes: (residual ? 8 : 6) * rows * width,
         });
         return addChunks(partial, chunks, width, x, "rmsNorm gradient");
       });

@@ -47,11 +47,11 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int width, float eps) {
   }
 }
 
-// dx = rstd·(dy·w − x·rstd²·mean(dy·w·x)). A block takes the rows of one chunk in order and leaves Σ dy·x·rstd of them in
+// dx = rstd·(dy·w − x·rstd²·mean(dy·w·x)) (+ residual). A block takes the rows of one chunk in order and leaves Σ dy·x·rstd of them in
 // partial [chunks, width].
 extern "C" __global__ void __launch_bounds__(THREADS)
-rms_norm_backward(const T *dy, const T *x, const T *weight, const float *rstd, T *dx, float *partial, int rows,
-                  int width, int chunk) {
+rms_norm_backward(const T *dy, const T *x, const T *weight, const float *rstd, const T *residual, T *dx, float *partial,
+                  int rows, int width, int chunk) {
   __shared__ float scratch[32];
   float sums[PACKS][VEC];
   Packed w[PACKS];
@@ -87,11 +87,13 @@ rms_norm_backward(const T *dy, const T *x, const T *weight, const float *rstd, T
     for (int p = 0; p < PACKS; p++) {
       int at = (p * THREADS + threadIdx.x) * VEC;
       if (at < width) {
-        Packed out;
+        Packed out, past;
+        if (residual) past = *(const Packed *)(residual + start + at);
 #pragma unroll
         for (int j = 0; j < VEC; j++) {
           float g = to_float(gradient[p].at[j]), v = to_float(value[p].at[j]);
-          out.at[j] = from_float<T>(g * to_float(w[p].at[j]) * scale - v * pull);
+          float own = g * to_float(w[p].at[j]) * scale - v * pull;
+          out.at[j] = from_float<T>(residual ? own + to_float(past.at[j]) : own);
         }
         *(Packed *)(dx + start + at) = out;
       }
