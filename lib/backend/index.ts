@@ -26,5 +26,7 @@ export async function openDevice(name = "auto"): Promise<Backend> {
     const { createTfjs } = await import("./tfjs/index.js");
     return createTfjs(engine);
   }
-  throw new InputError(`device '${name}' does not exist; use auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu or tfjs:node`);
+  throw new InputError(
+    `device '${name}' does not exist; use auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu or tfjs:node`,
+  );
 }

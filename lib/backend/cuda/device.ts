@@ -68,10 +68,11 @@ export class CudaDevice {
   readonly #idleEvents: number[] = [];
   readonly #arguments: DataView;
   readonly #argumentBytes: Uint8Array;
-  readonly #extra: number;
-  readonly #argumentSize: BigUint64Array;
+  readonly #argumentsAt: number;
+  readonly #layouts = new Map<string, ArgumentLayout>();
   readonly #recent: string[] = [];
-  readonly #debug = Number(process.env.DEBUG ?? 0);
+  /** From 2 on every kernel is timed, waited for and printed. */
+  debug = Number(process.env.DEBUG ?? 0);
   #bytes = 0;
   #buffers = 0;
   #peakBytes = 0;
@@ -104,15 +105,10 @@ export class CudaDevice {
     this.#large = new DeviceHeap(driver, this.#device, 2 ** 40, LARGE_GROWTH);
     this.#pinned = new PinnedMemory(driver);
 
-    // cuLaunchKernel takes packed arguments through an array { BUFFER_POINTER, address, BUFFER_SIZE, &size, END }.
-    const block = Number(koffi.alloc("uint8_t", ARGUMENT_BYTES + 256));
-    const start = Math.ceil(block / 64) * 64;
-    this.#argumentBytes = new Uint8Array(koffi.view(start, ARGUMENT_BYTES));
+    const block = Number(koffi.alloc("uint8_t", ARGUMENT_BYTES + 64));
+    this.#argumentsAt = Math.ceil(block / 64) * 64;
+    this.#argumentBytes = new Uint8Array(koffi.view(this.#argumentsAt, ARGUMENT_BYTES));
     this.#arguments = new DataView(this.#argumentBytes.buffer);
-    this.#extra = start + ARGUMENT_BYTES;
-    const extra = new BigUint64Array(koffi.view(this.#extra, 48));
-    this.#argumentSize = extra.subarray(5);
-    extra.set([1n, BigInt(start), 2n, BigInt(this.#extra + 40), 0n, 0n]);
   }
 
   /** Device memory of `bytes`; `label` says in an out-of-memory report what it is for. */
@@ -150,9 +146,9 @@ export class CudaDevice {
   launch(kernel: Kernel, args: readonly (number | Uint8Array)[], launch: Launch): void {
     const [x, y = 1, z = 1] = launch.grid;
     if (x === 0 || y === 0 || z === 0) return;
-    this.#argumentSize[0] = BigInt(this.#pack(kernel, args));
+    const parameters = this.#pack(kernel, args);
     const { driver, stream } = this;
-    const timer = this.#debug >= 2 ? this.#startTimer() : undefined;
+    const timer = this.debug >= 2 ? this.#startTimer() : undefined;
     const status = driver.launchKernel(
       kernel.handle,
       x,
@@ -163,8 +159,8 @@ export class CudaDevice {
       1,
       launch.shared ?? 0,
       stream,
+      parameters,
       0,
-      this.#extra,
     );
     if (status !== CUDA_SUCCESS) {
       driver.check(
@@ -186,7 +182,7 @@ export class CudaDevice {
 
   /** With `DEBUG=2` times what `enqueue` enqueues and prints it. */
   timed(name: string, work: Pick<Launch, "bytes" | "flops">, enqueue: () => void): void {
-    const timer = this.#debug >= 2 ? this.#startTimer() : undefined;
+    const timer = this.debug >= 2 ? this.#startTimer() : undefined;
     enqueue();
     this.ran(name);
     timer?.(name, work);
@@ -283,36 +279,33 @@ export class CudaDevice {
     this.driver.primaryCtxRelease(this.#device);
   }
 
+  /** Writes the arguments into host memory and returns the address of an array with the address of each. */
   #pack({ name, signature }: Kernel, args: readonly (number | Uint8Array)[]): number {
     if (args.length !== signature.length) {
       throw new Error(`kernel ${name}: ${args.length} arguments for the signature ${signature}`);
     }
+    let layout = this.#layouts.get(signature);
+    if (!layout) this.#layouts.set(signature, (layout = argumentLayout(signature, this.#argumentsAt)));
     const view = this.#arguments;
-    let at = 0;
     for (let i = 0; i < args.length; i++) {
+      const at = layout.offsets[i];
       const value = args[i] as number;
       switch (signature[i]) {
         case "i":
           view.setInt32(at, value, true);
-          at += 4;
           break;
         case "f":
           view.setFloat32(at, value, true);
-          at += 4;
           break;
         case "m":
-          at = Math.ceil(at / 64) * 64;
           this.#argumentBytes.set(args[i] as Uint8Array, at);
-          at += 128;
           break;
         default: // p and l
-          at = (at + 7) & ~7;
           view.setUint32(at, value >>> 0, true);
           view.setInt32(at + 4, Math.floor(value / 2 ** 32), true);
-          at += 8;
       }
     }
-    return at;
+    return layout.addresses;
   }
 
   #allocateAgain(heap: DeviceHeap, bytes: number, label: string): Block {
@@ -405,4 +398,25 @@ export class CudaDevice {
       : `one of the last kernels: ${this.#recent.join(", ")}; run again with ITPO_CUDA_SYNC=1 to know which`;
     return new CudaError(error.call, error.status, `${error.message.slice(error.call.length + 2)}; ${suspects}`);
   }
+}
+
+/** Where the arguments of one signature lie. */
+interface ArgumentLayout {
+  readonly offsets: readonly number[];
+  /** Address of the array of their addresses, as cuLaunchKernel wants it. */
+  readonly addresses: number;
+}
+
+/** A place for each argument from `start` on: eight bytes, and 128 at a multiple of 64 for a tensor map. */
+function argumentLayout(signature: string, start: number): ArgumentLayout {
+  let end = 0;
+  const offsets = [...signature].map((letter) => {
+    const offset = letter === "m" ? Math.ceil(end / 64) * 64 : end;
+    end = offset + (letter === "m" ? 128 : 8);
+    return offset;
+  });
+  if (end > ARGUMENT_BYTES) throw new Error(`a kernel takes at most ${ARGUMENT_BYTES} bytes of arguments, not ${end}`);
+  const addresses = Number(koffi.alloc("uint64_t", offsets.length));
+  new BigUint64Array(koffi.view(addresses, 8 * offsets.length)).set(offsets.map((offset) => BigInt(start + offset)));
+  return { offsets, addresses };
 }

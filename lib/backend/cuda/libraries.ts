@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { InputError } from "../../errors.js";
 import { type Library, openLibrary } from "../../ffi.js";
 
@@ -58,11 +58,22 @@ export function findCudaLibrary(name: CudaLibraryName): Library | MissingLibrary
   if (!library) {
     const { files, remedy } = known[name];
     const paths = folders(known[name]).flatMap((folder) => files.map((file) => join(folder, file)));
+    if (name === "nvrtc") openBuiltins(paths);
     const result = openLibrary([...paths.filter((path) => existsSync(path)), ...files]);
     library = "tried" in result ? { ...result, remedy } : result;
     opened.set(name, library);
   }
   return library;
+}
+
+/** NVRTC asks the loader for a second library by name: one that is open already is found wherever it lies. */
+function openBuiltins(paths: readonly string[]): void {
+  const folder = paths
+    .map(dirname)
+    .find((candidate) => existsSync(candidate) && /nvrtc/.test(readdirSync(candidate).join()));
+  if (!folder) return;
+  const builtins = readdirSync(folder).filter((file) => /^libnvrtc-builtins\.so\.\d+\.\d+$/.test(file));
+  openLibrary(builtins.map((file) => join(folder, file)));
 }
 
 function folders({ wheels }: Known): string[] {

@@ -54,6 +54,8 @@ export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> 
     if (addend && bias) throw new Error("matmul: a product over no elements takes a bias or an addend, not both");
     if (addend) driver.memcpyDtoD(at, device.address(addend), bytes * batch * m * n, stream);
     else if (!bias) driver.memsetD8(at, 0, bytes * batch * m * n, stream);
-    else for (let i = 0; i < batch * m; i++) driver.memcpyDtoD(at + i * bytes * n, device.address(bias), bytes * n, stream);
+    else
+      for (let i = 0; i < batch * m; i++)
+        driver.memcpyDtoD(at + i * bytes * n, device.address(bias), bytes * n, stream);
   }
 }

@@ -132,7 +132,8 @@ function bind(): Nvrtc {
 }
 
 function options({ architecture }: Program): string[] {
-  return [`--gpu-architecture=${architecture}`, "--std=c++17"];
+  // Unmarked functions, lambdas among them, are device functions.
+  return [`--gpu-architecture=${architecture}`, "--std=c++17", "--device-as-default-execution-space"];
 }
 
 const MAGIC = "itpo cubin 1\n";

@@ -1,6 +1,6 @@
 import type { ArrayRef, FusedKernels, HeadLayout } from "../../backend.js";
 import type { CudaContext } from "../context.js";
-import { type WorkLists, workLists } from "../workList.js";
+import { workLists } from "../workList.js";
 import { attentionHopper } from "./attentionHopper.js";
 import { attentionPlain } from "./attentionPlain.js";
 import { pagedAttentionKernel } from "./pagedAttention.js";
@@ -9,8 +9,7 @@ type AttentionKernels = Pick<FusedKernels, "attention" | "attentionBackward" | "
 
 /** Attention: by Hopper's tensor cores for bf16 heads of 64 and 128, else by the kernels that run anywhere. */
 export function attentionKernels(context: CudaContext): AttentionKernels {
-  const lists: WorkLists = workLists(context.device);
-  const [hopper, plain] = [attentionHopper(context, lists), attentionPlain(context)];
+  const [hopper, plain] = [attentionHopper(context, workLists(context.device)), attentionPlain(context)];
   const kernels = (x: ArrayRef, { headDim }: HeadLayout) =>
     context.device.capability === 90 && x.storage.dtype === "bf16" && (headDim === 64 || headDim === 128)
       ? hopper

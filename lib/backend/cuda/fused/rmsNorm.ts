@@ -47,7 +47,15 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const dx = empty(x.storage.dtype, rows * width, "rmsNorm gradient");
       const chunks = Math.ceil(rows / CHUNK);
-      const { fn, threads } = kernel("rms_norm_backward", "pppppppiii", width, x, dy, weight, ...(residual ? [residual] : []));
+      const { fn, threads } = kernel(
+        "rms_norm_backward",
+        "pppppppiii",
+        width,
+        x,
+        dy,
+        weight,
+        ...(residual ? [residual] : []),
+      );
       const dWeight = device.withScratch(4 * chunks * width, "rmsNorm scratch", (partial) => {
         const [d, v, w, r] = [dy, x, weight, rstd].map((array) => device.address(array));
         const past = residual ? device.address(residual) : 0;

@@ -61,7 +61,19 @@ export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, 
       const all = heads + 2 * kvHeads;
       device.launch(
         fn,
-        [device.address(x), device.address(positions), cos, sin, out, items, all, heads + kvHeads, half, known, direction],
+        [
+          device.address(x),
+          device.address(positions),
+          cos,
+          sin,
+          out,
+          items,
+          all,
+          heads + kvHeads,
+          half,
+          known,
+          direction,
+        ],
         { grid: loopGrid(device, items, 256), block: 256, bytes: 4 * tokens * width },
       );
       return y;

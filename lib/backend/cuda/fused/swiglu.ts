@@ -24,7 +24,10 @@ export function swigluKernels({ device, empty }: CudaContext): Pick<FusedKernels
       const dx = empty(x.storage.dtype, rows * columns, "swiglu gradient");
       const VEC = packWidth(device, width, x, dy);
       const packs = (rows * width) / VEC;
-      const fn = device.kernels.get("swiglu", "swiglu_backward", "pppli", { DTYPE: cType("swiglu", x.storage.dtype), VEC });
+      const fn = device.kernels.get("swiglu", "swiglu_backward", "pppli", {
+        DTYPE: cType("swiglu", x.storage.dtype),
+        VEC,
+      });
       const out = device.address({ storage: dx, offset: 0, shape: [] });
       device.launch(fn, [device.address(dy), device.address(x), out, packs, width], {
         grid: loopGrid(device, packs, 256),

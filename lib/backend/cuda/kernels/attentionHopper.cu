@@ -23,35 +23,29 @@
 //           L' = fma(L, a, l * b);  O' = fma(O, a, o * b)
 //   end     y = bf16(O * (1 / L));  lse = fma(log2(L), ln 2, M * headDim^-0.5)
 //
-// exp2 and log2 are ex2.approx.ftz and lg2.approx.ftz. A tile of which a row sees no key would change none of its bits.
+// exp2 and log2 are ex2.approx.ftz and lg2.approx.ftz. A tile of which a row sees no key would change none of its bits, nor do
+// the later keys of a tile, whatever sequence they are of, as long as they are finite: they are weighed with 0.
 #include "hopper.cuh"
 
 #ifndef HEAD_DIM
 #define HEAD_DIM 128
 #endif
 #ifndef WARPGROUPS // that compute, 64 query rows each
-#define WARPGROUPS 2
-#endif
-#ifndef PING_PONG
-#define PING_PONG 1
-#endif
-#ifndef HALF
-#define HALF 1
+#define WARPGROUPS (HEAD_DIM == 64 ? 3 : 2)
 #endif
 
 constexpr int ROWS = 64 * WARPGROUPS, KEYS = 128, STAGES = 2, CHUNK_TILES = 512 / KEYS, SLABS = HEAD_DIM / 64;
+// Two warpgroups take turns in issuing matrix products, so that one's softmax runs beside the other's products; three do
+// better unordered.
+constexpr bool TURNS = WARPGROUPS == 2;
 constexpr int Q_BYTES = ROWS * HEAD_DIM * 2, KV_BYTES = KEYS * HEAD_DIM * 2;
 constexpr int K_OFFSET = Q_BYTES, V_OFFSET = K_OFFSET + STAGES * KV_BYTES, RUNNING_OFFSET = V_OFFSET + STAGES * KV_BYTES;
-constexpr int BARRIER_OFFSET = RUNNING_OFFSET + ROWS * HEAD_DIM * 4;
+[[maybe_unused]] constexpr int BARRIER_OFFSET = RUNNING_OFFSET + ROWS * HEAD_DIM * 4;
 // The launch's dynamic shared memory is BARRIER_OFFSET + 128 + 1024 bytes; the last 1024 are for alignment.
 constexpr float SCALE = HEAD_DIM == 64 ? 0.125f : 0.08838834764831845f;
 constexpr float SCALE_LOG2E = (float)((HEAD_DIM == 64 ? 0.125 : 0.08838834764831845) * 1.4426950408889634);
 constexpr float LN2 = 0.6931471805599453f;
-constexpr float NEGATIVE_INFINITY = -__builtin_huge_valf();
-
-template <bool set> struct Flag {
-  static constexpr bool value = set;
-};
+#define NEGATIVE_INFINITY __int_as_float(0xff800000)
 
 struct alignas(16) Tile {
   int row, length, position, reserved;
@@ -206,27 +200,25 @@ struct Running {
   }
 };
 
-// Computing warpgroups take turns in issuing matrix products, so that one's softmax runs beside another's products.
 __device__ __forceinline__ void turn_begin(int warpgroup) {
-  if (PING_PONG) named_sync(1 + warpgroup, 256);
+  if (TURNS) named_sync(1 + warpgroup, 256);
 }
 __device__ __forceinline__ void turn_end(int warpgroup) {
-  if (PING_PONG) named_arrive(1 + (warpgroup + 1) % WARPGROUPS, 256);
+  if (TURNS) named_arrive(1 + (warpgroup + 1) % 2, 256);
 }
 
-// Issues s = q k. With 32 numbers in s only the tile's first 64 keys count.
-template <int n> __device__ __forceinline__ void scores(float (&s)[n], u64 q, u64 k) {
+// Issues s = q k.
+__device__ __forceinline__ void scores(float (&s)[KEYS / 2], u64 q, u64 k) {
 #pragma unroll
   for (int i = 0; i < HEAD_DIM / 16; i++)
     wgmma_shared<0, 0>(s, q + (i / 4 * ROWS * 128 + i % 4 * 32 >> 4), k + (i / 4 * KEYS * 128 + i % 4 * 32 >> 4), i > 0);
   wgmma_commit();
 }
 
-// Issues o += p v over the tile's first `keys` keys.
-template <int keys>
+// Issues o += p v, or o = p v.
 __device__ __forceinline__ void weigh(float (&o)[HEAD_DIM / 2], const u32 (&p)[KEYS / 4], u64 v, int accumulate) {
 #pragma unroll
-  for (int i = 0; i < keys / 16; i++)
+  for (int i = 0; i < KEYS / 16; i++)
     wgmma_registers<1>(o, p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3], v + (i * 2048 >> 4), i > 0 ? 1 : accumulate);
   wgmma_commit();
 }
@@ -242,8 +234,8 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
     if (lane == 0) barrier_arrive(barrier);
   };
 
-  if (PING_PONG && warpgroup == WARPGROUPS - 1) turn_end(warpgroup);
-  int count = 0, done = 0;
+  if (TURNS && warpgroup == WARPGROUPS - 1) turn_end(warpgroup);
+  int count = 0, done = 0; // key tiles and units so far
   Tile next = tiles[min_of(unit_of(0), units - 1) / heads];
   for (int round = 0; round * (int)gridDim.x < units; round++) {
     const int unit = unit_of(round);
@@ -254,13 +246,12 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
     const int first = tile.position + 64 * warpgroup; // the warpgroup's first query position
     const int allTiles = tiles_until(tile.position + ROWS, tile.length);
     const int keyTiles = first < tile.length ? tiles_until(first + 64, tile.length) : 0;
-    const bool half = HALF && first % KEYS == 0; // no row sees more than the first 64 keys of the last tile
     const int position = first + warp % 4 * 16 + lane / 4; // of this thread's first row; the second is 8 on
 
     barrier_wait(barriers.qFull(), done & 1);
     if (keyTiles > 0) {
       float s[KEYS / 2], o[HEAD_DIM / 2], m[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY}, l[2] = {0, 0}, alpha[2];
-      float chunkM[2], chunkL[2];
+      float chunkM[2], chunkL[2]; // of the chunk that has ended
       u32 p[KEYS / 4];
       barrier_wait(barriers.kFull(count % STAGES), count / STAGES & 1);
       wgmma_fence();
@@ -274,8 +265,9 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
       for (int i = 0; i < KEYS / 4; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
       barrier_wait(barriers.vFull(count % STAGES), count / STAGES & 1);
 
-      // Scores of tile n beside the weighing of tile n - 1; then the softmax of tile n beside the latter.
-      const auto step = [&](int n, auto isLast, auto isHalf) {
+      // The scores of tile n beside the weighing of tile n - 1, then the softmax of tile n beside the weighing.
+#pragma unroll 1
+      for (int n = 1; n < keyTiles; n++) {
         const int now = count + n, stage = now % STAGES, before = (now - 1) % STAGES;
         barrier_wait(barriers.kFull(stage), now / STAGES & 1);
         turn_begin(warpgroup);
@@ -283,17 +275,13 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
         hold(o);
         hold(p);
         wgmma_fence();
-        if constexpr (isHalf.value) scores((float (&)[KEYS / 4])s, q, k + (stage * KV_BYTES >> 4));
-        else scores(s, q, k + (stage * KV_BYTES >> 4));
-        if (n > 1 && (n - 1) % CHUNK_TILES == 0) running.merge<false>(n == CHUNK_TILES + 1, o, chunkM, chunkL);
-        hold(o);
-        wgmma_fence();
-        weigh<KEYS>(o, p, v + (before * KV_BYTES >> 4), (n - 1) % CHUNK_TILES != 0);
+        scores(s, q, k + (stage * KV_BYTES >> 4));
+        weigh(o, p, v + (before * KV_BYTES >> 4), (n - 1) % CHUNK_TILES != 0);
         turn_end(warpgroup);
         wgmma_wait<1>();
         hold(s);
         arrive(barriers.kEmpty(stage));
-        if constexpr (isLast.value) mask(s, position - n * KEYS - lane % 4 * 2);
+        if (n == keyTiles - 1) mask(s, position - n * KEYS - lane % 4 * 2);
         const bool opens = n % CHUNK_TILES == 0;
         if (opens) {
 #pragma unroll
@@ -305,41 +293,31 @@ __device__ __forceinline__ void consume(const Tile *tiles, int units, int heads,
           }
         }
         softmax(s, m, l, alpha);
-        // The values of the next step are awaited here, and the sign of l (0) goes into the parity, because ptxas would
-        // otherwise move the softmax behind the wait for the products that it should run beside.
+        // The next step's values are awaited here, and the signs of l (always 0) go into the parity, because ptxas, where it has
+        // the registers, would otherwise move the softmax behind the wait for the products that it should run beside.
         hold(s);
-        barrier_wait(barriers.vFull(stage), (now / STAGES & 1) + ((__float_as_uint(l[0]) | __float_as_uint(l[1])) >> 31));
+        hold(l);
+        barrier_wait(barriers.vFull(stage), (now / STAGES & 1) + (TURNS ? (__float_as_uint(l[0]) | __float_as_uint(l[1])) >> 31 : 0));
         wgmma_wait<0>();
         hold(o);
         arrive(barriers.vEmpty(before));
-        if (!opens)
+        if (!opens) {
 #pragma unroll
           for (int i = 0; i < HEAD_DIM / 2; i++) o[i] = __fmul_rn(o[i], alpha[i / 2 % 2]);
+        } else {
+          running.merge<false>(n == CHUNK_TILES, o, chunkM, chunkL);
+        }
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-      };
-#pragma unroll 1
-      for (int n = 1; n < keyTiles - 1; n++) step(n, Flag<false>(), Flag<false>());
-      if (keyTiles > 1) {
-        if (half) step(keyTiles - 1, Flag<true>(), Flag<true>());
-        else step(keyTiles - 1, Flag<true>(), Flag<false>());
       }
       arrive(barriers.qEmpty());
 
       const int last = count + keyTiles - 1;
-      const bool opened = (keyTiles - 1) % CHUNK_TILES == 0;
-      if (opened && keyTiles > 1) running.merge<false>(keyTiles == CHUNK_TILES + 1, o, chunkM, chunkL);
       hold(o);
       hold(p);
-      if (half) {
-        wgmma_fence();
-        weigh<KEYS / 2>(o, p, v + (last % STAGES * KV_BYTES >> 4), !opened);
-        wgmma_wait<0>();
-      } else {
-        wgmma_fence();
-        weigh<KEYS>(o, p, v + (last % STAGES * KV_BYTES >> 4), !opened);
-        wgmma_wait<0>();
-      }
+      wgmma_fence();
+      weigh(o, p, v + (last % STAGES * KV_BYTES >> 4), (keyTiles - 1) % CHUNK_TILES != 0);
+      wgmma_wait<0>();
       hold(o);
       arrive(barriers.vEmpty(last % STAGES));
       running.merge<true>(keyTiles <= CHUNK_TILES, o, m, l);

@@ -11,14 +11,14 @@
 #ifndef HEAD_DIM
 #define HEAD_DIM 128
 #endif
-#ifndef ELEMENT // not a macro T: it would hit template parameters, NVRTC's own among them
-#define ELEMENT bf16
+#ifndef DTYPE
+#define DTYPE bf16
 #endif
 #ifndef MMA
 #define MMA 0
 #endif
 
-typedef ELEMENT T;
+typedef DTYPE T;
 extern __shared__ uint4 dynamic_shared[];
 
 constexpr int CHUNK = 512;
@@ -54,9 +54,8 @@ struct PagedKeys {
   i64 pitch;
   const int *pages;
   int pageSize;
-  __device__ __forceinline__ i64 at(int position) const {
-    return ((i64)pages[position / pageSize] * pageSize + position % pageSize) * pitch;
-  }
+  __device__ __forceinline__ int row_at(int position) const { return pages[position / pageSize] * pageSize + position % pageSize; }
+  __device__ __forceinline__ i64 at(int position) const { return row_at(position) * pitch; }
 };
 
 // ---------------------------------------------------------------------------------------------------------------- plain

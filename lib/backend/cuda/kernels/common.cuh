@@ -78,3 +78,8 @@ template <int BLOCK> __device__ __forceinline__ float block_max(float x, float *
   for (int warp = 1; warp < BLOCK / 32; warp++) most = fmaxf(most, scratch[warp]);
   return most;
 }
+
+// Stops the program where an index is outside [lowest, count): the launch fails instead of touching other memory.
+__device__ __forceinline__ void check_index(int at, int lowest, int count) {
+  if (at < lowest || at >= count) __trap();
+}

@@ -1,0 +1,116 @@
+import type { FusedKernels, PagedContext, Storage } from "../../backend.js";
+import type { CudaContext } from "../context.js";
+import type { Kernel } from "../kernels.js";
+import { type AttentionVariant, attentionVariants, type Item, listRing } from "./attentionPlain.js";
+
+/** Keys whose partial result stands alone, as in kernels/attentionTile.cuh. */
+const CHUNK = 512;
+/** Flat rows of a block that does one chunk with tensor cores, and up to how many rows a sequence is cut into such. */
+const FEW_ROWS = 16;
+const FEW = 64;
+/** Compute capabilities with room for four pieces in flight in a block's shared memory. */
+const DEEP = new Set([80, 87, 90, 100, 103]);
+
+/** Where the parts of an uploaded plan begin, in bytes, and how many items each has. */
+interface Plan {
+  readonly whole: number;
+  readonly chunks: number;
+  readonly merges: number;
+  /** Partial results. */
+  readonly slots: number;
+}
+
+/** The items of a step, in the order whole tiles, single chunks, merges; then the pages of all sequences. */
+function makePlan(context: PagedContext, group: number, { mma, rows }: AttentionVariant): [Plan, Int32Array] {
+  const { offsets, lengths, pages, pageSize } = context;
+  const [whole, chunks, merges]: [Item[], Item[], Item[]] = [[], [], []];
+  const pageList: number[] = [];
+  let slots = 0;
+  for (let s = 0; s < lengths.length; s++) {
+    const news = offsets[s + 1] - offsets[s];
+    if (news === 0) continue;
+    const [first, flats] = [lengths[s] - news, news * group];
+    const few = flats <= (mma ? FEW : rows);
+    const step = mma && few ? FEW_ROWS : rows;
+    for (let flat = 0; flat < flats; flat += step) {
+      const item = (chunk: number, slot: number): Item => [
+        ...([offsets[s], first, flat, flats] as const),
+        ...([pageList.length, chunk, slot, 0] as const),
+      ];
+      const last = first + Math.floor((Math.min(flat + step, flats) - 1) / group);
+      const count = Math.floor(last / CHUNK) + 1;
+      if (!few) whole.push(item(-1, -1));
+      else if (count === 1) chunks.push(item(0, -1));
+      else {
+        merges.push(item(count, slots));
+        for (let chunk = 0; chunk < count; chunk++) chunks.push(item(chunk, slots++));
+      }
+    }
+    for (let page = 0; page * pageSize < lengths[s]; page++) pageList.push(pages[s][page]);
+  }
+  const end = ([, first, flat]: Item) => first + flat / group;
+  whole.sort((a, b) => end(b) - end(a));
+  const plan = { whole: whole.length, chunks: chunks.length, merges: merges.length, slots };
+  return [plan, Int32Array.from([...[whole, chunks, merges].flat(2), ...pageList])];
+}
+
+/**
+ * Attention to a paged cache by kernels/pagedAttention.cu. A row gets the bits that `attentionPlain` gives it, however the
+ * batch is made up.
+ */
+export function pagedAttentionKernel({ device, empty }: CudaContext): Pick<FusedKernels, "pagedAttention"> {
+  const upload = listRing(device);
+  const variantOf = attentionVariants(device);
+  const plans = new WeakMap<Int32Array, Plan>();
+  const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
+
+  return {
+    /**
+     * x [tokens, (heads + 2·kvHeads)·headDim], cache [rows, 2·kvHeads·headDim] → [tokens, heads·headDim]. The layers of a
+     * step share one upload of `context`, which must not change after its first use.
+     */
+    pagedAttention(x, cache, context, layout) {
+      const { heads, kvHeads, headDim } = layout;
+      const y = empty(x.storage.dtype, x.shape[0] * heads * headDim, "pagedAttention");
+      const variant = variantOf(x, layout);
+      const { mma, rows, block, shared, scales, kernel } = variant;
+      const group = heads / kvHeads;
+      const list = upload(context, `${mma} ${rows} ${group}`, () => {
+        const [plan, words] = makePlan(context, group, variant);
+        plans.set(words, plan);
+        return words;
+      });
+      const plan = plans.get(list.words)!;
+      const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => list.address + 32 * item);
+      const pages = third + 32 * plan.merges;
+      const { pageSize } = context;
+      const from = [device.address(x), device.address(cache), pages, pageSize];
+      const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
+      device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
+        const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0) =>
+          device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes });
+        if (!mma) {
+          const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
+          run(fn, [...from, first, heads, kvHeads, ...scales, whole(y), partial], plan.whole + plan.chunks, shared);
+        }
+        if (mma && plan.whole > 0) {
+          const fn = kernel("pagedAttention", "paged_mma", "pppipiiffp", shared, { STAGES: 2 });
+          run(fn, [...from, first, heads, kvHeads, ...scales, whole(y)], plan.whole, shared);
+        }
+        if (mma && plan.chunks > 0) {
+          const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
+          const bytes = (FEW_ROWS + STAGES * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
+          const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
+          run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes);
+        }
+        if (plan.merges > 0) {
+          const fn = mma
+            ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
+            : kernel("pagedAttention", "paged_plain_merge", "ppiip");
+          run(fn, [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)], plan.merges);
+        }
+      });
+      return y;
+    },
+  };
+}
