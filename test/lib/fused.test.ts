@@ -1,59 +1,19 @@
 import test from "ava";
+import { attention, tensor } from "../../lib/index.js";
 import {
-  arena,
-  attention,
-  type Backend,
-  backward,
-  type DType,
-  full,
-  type HeadLayout,
-  linearLogprob,
-  type PagedContext,
-  pagedAttention,
-  qkNorm,
-  randomStream,
-  rmsNorm,
-  rope,
-  type Shape,
-  setRows,
-  swiglu,
-  type Tensor,
-  tensor,
-  zeros,
-} from "../../lib/index.js";
+  attentionCase,
+  type Case,
+  decodeInPages,
+  evaluate,
+  headCase,
+  offsetsOf,
+  peakedHead,
+  qkNormCase,
+  rmsNormCase,
+  ropeCase,
+  swigluCase,
+} from "./fusedCases.js";
 import { composed, kernels, largest, normals, relativeGap } from "./support.js";
-
-/** A fused operation, its inputs' shapes, and its outputs for them. */
-interface Case {
-  readonly name: string;
-  readonly shapes: readonly Shape[];
-  run(...inputs: Tensor[]): readonly Tensor[];
-}
-
-const noise = normals(1, 1 << 20);
-
-/** Outputs and then the gradients of the inputs, for inputs and weights on the outputs drawn from fixed seeds. */
-async function evaluate(backend: Backend, dtype: DType, { shapes, run }: Case): Promise<ArrayLike<number>[]> {
-  const random = (seed: number, shape: Shape, as: DType) => {
-    const size = shape.reduce((a, b) => a * b, 1);
-    // Through bf16, so that every dtype computes with the same numbers.
-    return tensor(noise.subarray(seed, seed + size), { backend, dtype: "bf16", shape }).to(as);
-  };
-  return Promise.all(
-    arena(() => {
-      const inputs = shapes.map((shape, i) => random(100_000 * i, shape, dtype));
-      for (const input of inputs) input.requiresGrad = true;
-      const outputs = run(...inputs);
-      backward(
-        outputs,
-        outputs.map((output, i) => random(500_000 + 1000 * i, output.shape, output.dtype)),
-      );
-      const results = [...outputs, ...inputs.map(({ grad }) => grad!)].map((result) => result.data());
-      for (const { grad } of inputs) grad?.dispose();
-      return results;
-    }),
-  );
-}
 
 const lengths: Record<string, number[]> = {
   "one token": [1],
@@ -66,11 +26,6 @@ const lengths: Record<string, number[]> = {
   "an empty sequence": [0],
 };
 
-function offsetsOf(batch: readonly number[]): Int32Array {
-  let at = 0;
-  return Int32Array.from([0, ...batch.map((length) => (at += length))]);
-}
-
 const headDims = [6, 16, 64, 128];
 // Two key heads where there is room: with one alone, sharing them out wrongly would not show.
 const groups = [
@@ -80,63 +35,19 @@ const groups = [
   [8, 1],
 ];
 
-function ints(like: Tensor, values: ArrayLike<number>): Tensor {
-  return tensor(Int32Array.from(values), { backend: like.backend, dtype: "i32" });
-}
-
-function headCase(name: string, tokens: number, width: number, vocabulary: number): Case {
-  const targets = Int32Array.from({ length: tokens }, (_, i) => (7 * i) % vocabulary);
-  return {
-    name: `linearLogprob, ${name}, vocabulary ${vocabulary}`,
-    shapes: [
-      [tokens, width],
-      [vocabulary, width],
-    ],
-    run: (h, w) => {
-      const { logprobs, entropy } = linearLogprob(h, w, ints(h, targets), 0.8 * Math.sqrt(width));
-      return [logprobs, entropy];
-    },
-  };
-}
-
 const cases: Case[] = [];
-for (const [n, [batchName, batch]] of Object.entries(lengths).entries()) {
-  const offsets = offsetsOf(batch);
-  const tokens = offsets.at(-1)!;
+for (const [n, [name, batch]] of Object.entries(lengths).entries()) {
+  const tokens = batch.reduce((a, b) => a + b, 0);
   for (const [i, headDim] of headDims.entries()) {
     // Half of all combinations, the other half with the next batch.
     for (const [heads, kvHeads] of groups.filter((_, j) => (n + i + j) % 2 === 0)) {
-      const layout = { heads, kvHeads, headDim };
-      const shapes = [[tokens, (heads + 2 * kvHeads) * headDim]];
-      const name = `${batchName}, ${heads}:${kvHeads} heads of ${headDim}`;
-      cases.push({ name: `attention, ${name}`, shapes, run: (x) => [attention(x, offsets, layout)] });
+      cases.push(attentionCase(name, batch, { heads, kvHeads, headDim }));
     }
-    const layout = { heads: 3, kvHeads: 1, headDim };
-    const shapes = [[tokens, 5 * headDim]];
-    const name = `${batchName}, heads of ${headDim}`;
-    const positions = Int32Array.from({ length: tokens }, (_, i) => 2 * i);
-    cases.push(
-      {
-        name: `rope, ${name}`,
-        shapes,
-        run: (x) => [rope(x, ints(x, positions), { ...layout, theta: 1e4 })],
-      },
-      {
-        name: `qkNorm, ${name}`,
-        shapes: [...shapes, [headDim], [headDim]],
-        run: (x, q, k) => [qkNorm(x, q, k, layout)],
-      },
-    );
+    cases.push(ropeCase(name, tokens, headDim), qkNormCase(name, tokens, headDim));
   }
   for (const width of [2, 6, 64]) {
-    const name = `${batchName}, width ${width}`;
-    cases.push(
-      { name: `rmsNorm, ${name}`, shapes: [[tokens, width], [width]], run: (x, w) => [rmsNorm(x, w)] },
-      { name: `swiglu, ${name}`, shapes: [[tokens, 2 * width]], run: (x) => [swiglu(x)] },
-    );
-    for (const vocabulary of [3, 200]) {
-      cases.push(headCase(name, tokens, width, vocabulary));
-    }
+    cases.push(rmsNormCase(name, tokens, width), swigluCase(name, tokens, width));
+    for (const vocabulary of [3, 200]) cases.push(headCase(name, tokens, width, vocabulary));
   }
 }
 
@@ -201,75 +112,15 @@ test("attention shows each token its own sequence up to itself, and nothing else
 });
 
 test("linearLogprob, bf16: within 1e-3 of f64 on the same inputs with target logits up to 20", async (t) => {
-  const [tokens, width, vocabulary] = [40, 64, 1000];
-  const targets = Array.from({ length: tokens }, (_, i) => i * 3);
-  const weight = normals(1, vocabulary * width, 0.3);
-  // Each hidden state points towards its target, so that the target's logit is large.
-  const hidden = normals(2, tokens * width, 0.5).map((noise, i) => {
-    const [row, column] = [Math.floor(i / width), i % width];
-    return noise + ((row % 5) / 1.4) * weight[targets[row] * width + column] * 4;
-  });
-  const run = (backend: Backend, dtype: DType) => {
-    const held = (values: Float64Array, shape: Shape) => tensor(values, { backend, dtype: "bf16", shape }).to(dtype);
-    const h = held(hidden, [tokens, width]);
-    const { logprobs, entropy } = linearLogprob(h, held(weight, [vocabulary, width]), ints(h, targets));
-    return Promise.all([logprobs.data(), entropy.data()]);
-  };
-  const [exact, actual] = [await run(composed, "f64"), await run(kernels, "bf16")];
-  const logits = Float64Array.from(exact[0], (logprob) => logprob);
-  t.true(Math.max(...logits) > -0.1 && Math.min(...logits) < -5, "targets both certain and unlikely");
+  const head = { tokens: 40, width: 64, vocabulary: 1000 };
+  const [exact, actual] = [await peakedHead(composed, "f64", head), await peakedHead(kernels, "bf16", head)];
+  const logprobs = Array.from(exact[0]);
+  t.true(Math.max(...logprobs) > -0.1 && Math.min(...logprobs) < -5, "targets both certain and unlikely");
   for (const i of [0, 1]) {
     const gap = largest(Float64Array.from(actual[i], (value, j) => value - exact[i][j]));
     t.true(gap < 1e-3, `result ${i}: ${gap}`);
   }
 });
-
-/** A conversation's tokens in pages that lie anywhere, handed out in random order. */
-function scatteredPages(lengths: readonly number[], pageSize: number): { pages: number[][]; rows: number } {
-  const counts = lengths.map((length) => Math.ceil(length / pageSize));
-  const total = counts.reduce((a, b) => a + b, 3);
-  const free = randomStream(3).shuffle(Array.from({ length: total }, (_, i) => i));
-  return { pages: counts.map((count) => free.splice(0, count)), rows: total * pageSize };
-}
-
-/** Prefill in chunks, then token by token, all sequences together; returns the outputs in packed order. */
-function decodeInPages(
-  x: Tensor,
-  lengths: readonly number[],
-  chunks: readonly number[],
-  layout: HeadLayout,
-  pageSize: number,
-) {
-  const { heads, kvHeads, headDim } = layout;
-  const { backend } = x;
-  const { pages, rows } = scatteredPages(lengths, pageSize);
-  const offsets = offsetsOf(lengths);
-  // Rows that no token was written to hold NaN: reading one shows.
-  const cache = full([rows, 2 * kvHeads * headDim], Number.NaN, { backend, dtype: x.dtype });
-  const result = zeros([x.shape[0], heads * headDim], { backend, dtype: x.dtype });
-  const done = lengths.map(() => 0);
-  for (let round = 0; done.some((count, s) => count < lengths[s]); round++) {
-    const news = lengths.map((length, s) => Math.min(chunks[round] ?? 1, length - done[s]));
-    const packed = news.flatMap((count, s) => Array.from({ length: count }, (_, i) => offsets[s] + done[s] + i));
-    const places = news.flatMap((count, s) =>
-      Array.from({ length: count }, (_, i) => {
-        const position = done[s] + i;
-        return pages[s][Math.floor(position / pageSize)] * pageSize + (position % pageSize);
-      }),
-    );
-    news.forEach((count, s) => {
-      done[s] += count;
-    });
-    const context: PagedContext = { offsets: offsetsOf(news), lengths: Int32Array.from(done), pages, pageSize };
-    arena(() => {
-      const part = x.gatherRows(ints(x, packed));
-      setRows(cache, ints(x, places), part.slice(1, heads * headDim));
-      setRows(result, ints(x, packed), pagedAttention(part, cache, context, layout));
-    });
-  }
-  cache.dispose();
-  return result;
-}
 
 for (const [half, backend] of [
   ["kernel", kernels],

@@ -6,7 +6,9 @@ import { CudaDevice, cudaDeviceCount } from "./device.js";
 import { elementwiseOperations } from "./elementwise.js";
 import { adamwKernels } from "./fused/adamw.js";
 import { attentionKernels } from "./fused/attention.js";
+import { attentionHopperModules } from "./fused/attentionHopper.js";
 import { linearLogprobKernels } from "./fused/linearLogprob.js";
+import { linearLogprobHopperModules } from "./fused/linearLogprobHopper.js";
 import { rmsNormKernels } from "./fused/rmsNorm.js";
 import { ropeKernels } from "./fused/rope.js";
 import { swigluKernels } from "./fused/swiglu.js";
@@ -40,6 +42,8 @@ export function countCudaDevices(): number {
  */
 export async function createCuda(ordinal = 0): Promise<CudaBackend> {
   const device = new CudaDevice(ordinal);
+  if (device.capability === 90)
+    await device.kernels.prepare([...attentionHopperModules, ...linearLogprobHopperModules]);
   const blas = new CublasLt(device);
   const context: CudaContext = {
     device,

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, unlink, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { CudaError } from "./driver.js";
@@ -175,8 +175,8 @@ function store(path: string, image: Uint8Array): Uint8Array {
     writeFileSync(temporary, Buffer.concat([Buffer.from(MAGIC, "latin1"), digest(image), image]));
     renameSync(temporary, path);
   } catch {
-    // A folder that cannot be written costs the time of compiling, nothing else.
-    rmSync(temporary, { force: true });
+    // A folder that cannot be written, or a full disk, costs the time of compiling again, nothing else.
+    unlink(temporary, () => {});
   }
   return image;
 }

@@ -6,6 +6,8 @@ export interface TiledMatrix {
   readonly address: number;
   readonly rows: number;
   readonly columns: number;
+  /** Elements from row to row. Default: columns. */
+  readonly pitch?: number;
   /** Of the box; 64 columns of bf16 fill a row of the 128-byte swizzle. */
   readonly boxRows: number;
   readonly boxColumns: number;
@@ -21,7 +23,8 @@ const slots: Uint8Array[] = [];
 let next = 0;
 
 /** The CUtensorMap of a row-major matrix, for the next launch. Rows and columns outside the matrix read as zeros. */
-export function tensorMap(driver: Driver, { address, rows, columns, boxRows, boxColumns }: TiledMatrix): Uint8Array {
+export function tensorMap(driver: Driver, matrix: TiledMatrix): Uint8Array {
+  const { address, rows, columns, pitch = columns, boxRows, boxColumns } = matrix;
   if (slots.length === 0) {
     // The driver wants each at a multiple of 64 bytes.
     const start = Math.ceil(Number(koffi.alloc("uint8_t", MAP_BYTES * SLOTS + 64)) / 64) * 64;
@@ -34,7 +37,7 @@ export function tensorMap(driver: Driver, { address, rows, columns, boxRows, box
     2,
     address,
     BigUint64Array.of(BigInt(columns), BigInt(rows)),
-    BigUint64Array.of(BigInt(2 * columns)),
+    BigUint64Array.of(BigInt(2 * pitch)),
     Uint32Array.of(boxColumns, boxRows),
     Uint32Array.of(1, 1),
     0,

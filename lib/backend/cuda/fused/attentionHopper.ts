@@ -12,6 +12,15 @@ const BACKWARD = { rows: 128, flow: 64, stages: 4, headsOfBlock: 4 };
 /** Shared memory for barriers and alignment. */
 const EXTRA_SHARED = 128 + 1024;
 
+const forwardDefines = (headDim: number) => ({ HEAD_DIM: headDim, WARPGROUPS: headDim === 64 ? 3 : 2 });
+const backwardDefines = (headDim: number) => ({ HEAD_DIM: headDim });
+
+/** The files below as they are compiled: large ones, worth compiling at the same time. */
+export const attentionHopperModules = [64, 128].flatMap((headDim) => [
+  { file: "attentionHopper", defines: forwardDefines(headDim) },
+  { file: "attentionBackwardHopper", defines: backwardDefines(headDim) },
+]);
+
 /** [row, length, position, slot]: first row of the sequence, its length, first position of the tile, a number of its own. */
 type Tile = readonly [row: number, length: number, position: number, slot: number];
 
@@ -68,17 +77,16 @@ export function attentionHopper(
       const y = empty("bf16", tokens * heads * headDim, "attention");
       const lse = empty("f32", tokens * heads, "attention statistics");
       if (tokens === 0) return { y, lse };
-      const WARPGROUPS = headDim === 64 ? 3 : 2;
-      const rows = 64 * WARPGROUPS;
+      const defines = forwardDefines(headDim);
+      const rows = 64 * defines.WARPGROUPS;
       const tiles = lists(offsets, `queries ${rows}`, () => queryTiles(offsets, rows));
       const units = (tiles.length / 4) * heads;
       const { keys, stages } = FORWARD;
       const shared = 2 * headDim * (rows + 2 * stages * keys) + 4 * headDim * rows + EXTRA_SHARED;
-      const defines = { HEAD_DIM: headDim, WARPGROUPS };
       const fn = device.kernels.get("attentionHopper", "attention_hopper", "mpiiipp", defines, shared);
       device.launch(fn, [boxes(x), tiles.address, units, heads, kvHeads, at(y), at(lse)], {
         grid: [Math.min(units, device.multiprocessors)],
-        block: (WARPGROUPS + 1) * 128,
+        block: (defines.WARPGROUPS + 1) * 128,
         shared,
         flops: causalFlops(offsets, heads, headDim),
       });
@@ -95,7 +103,7 @@ export function attentionHopper(
       const tiles = keys.length / 4;
       const parts = Math.ceil(heads / kvHeads / headsOfBlock);
       const counters = 2 * tiles * kvHeads;
-      const defines = { HEAD_DIM: headDim, DP_WAIT: 0 };
+      const defines = { ...backwardDefines(headDim), DP_WAIT: 0 };
       const shared = 4 * headDim * (rows + stages * flow) + 8 * stages * flow + EXTRA_SHARED;
       const file = "attentionBackwardHopper";
       const stats = device.kernels.get(file, "attention_backward_stats", "ppppippi", defines);

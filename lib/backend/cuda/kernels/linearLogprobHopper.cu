@@ -19,10 +19,6 @@
 // pairs (clusters) that take 256 rows; each fetches half of their common weights for both.
 #include "hopper.cuh"
 
-#ifndef SKEW
-#define SKEW 0
-#endif
-
 constexpr int ROWS = 128, COLUMNS = 256, STEP = 64, STAGES = 4;
 constexpr int HIDDEN_BYTES = ROWS * STEP * 2, STAGE_BYTES = HIDDEN_BYTES + COLUMNS * STEP * 2;
 constexpr int STAGING_BYTES = 64 * 64 * 2; // backward: two buffers for each warpgroup
@@ -102,8 +98,6 @@ __device__ __forceinline__ void consume(const Problem &problem, int rank, int wa
   };
 #pragma unroll 1
   for (int unit = blockIdx.x / 2; unit < problem.units(); unit += gridDim.x / 2) {
-    const bool skewed = SKEW > 0 && steps >= 2 * STAGES;
-    if (skewed && warpgroup == 1) named_sync(3, 256);
     multiply(0);
     const Unit at(unit, rank, problem); // beside the first products
     epilogue.begin(at, at.row + 64 * warpgroup);
@@ -112,7 +106,6 @@ __device__ __forceinline__ void consume(const Problem &problem, int rank, int wa
       multiply(1);
       wgmma_wait<1>();
       release();
-      if (skewed && warpgroup == 0 && k == SKEW) named_arrive(3, 256);
     }
     wgmma_wait<0>();
     hold(acc);
@@ -289,8 +282,9 @@ __device__ __forceinline__ void run(const TensorMap &hidden, const TensorMap &we
 #define LAUNCH_BOUNDS __launch_bounds__(384, 1)
 #endif
 
-// Parts of all chunks. Grid: 2 * min(multiprocessors / 2, ceil(tokens / 256) * chunks) blocks of 384 threads. The maps' boxes are 64 columns by
-// 128 rows, with the 128-byte swizzle, zeros out of bounds: width a multiple of 8. A target outside the vocabulary gets no y.
+// Parts of all chunks, and y [tokens]; a target outside the vocabulary gets no y. Grid: 2 * min(multiprocessors / 2, ceil(tokens / 256)
+// * chunks) blocks of 384 threads. The maps' boxes are 64 columns by 128 rows, with the 128-byte swizzle, zeros out of bounds; width is
+// a multiple of 8, the inverse temperature positive, `group` (pairs of row tiles that share columns) best 8.
 extern "C" __global__ void LAUNCH_BOUNDS
     linear_logprob_hopper(const __grid_constant__ TensorMap hidden, const __grid_constant__ TensorMap weight, const int *targets,
                           float *parts, float *y, int tokens, int vocabulary, int width, int group, float inverseTemperature) {
@@ -303,8 +297,9 @@ extern "C" __global__ void LAUNCH_BOUNDS
 #endif
 }
 
-// dz [tokens, count] = scale * (-p * (dLogprob + dEntropy * (log p + entropy)) + 1[target] * dLogprob) for columns [from, from +
-// count), where scale is the inverse temperature. The map of dz has boxes of 64 by 64, with the 128-byte swizzle; the rest as above.
+// dz [tokens, count] = scale * (-p * (dLogprob + dEntropy * (log p + entropy)) + 1[target] * dLogprob) for columns [from, from + count),
+// where scale is the inverse temperature, rounded to bf16. The map of dz has `count` columns, boxes of 64 by 64 and the 128-byte swizzle;
+// TMA writes 16 bytes at a time, so up to 7 columns past `count` within the pitch. Grid and other maps as above, of `count` columns.
 extern "C" __global__ void LAUNCH_BOUNDS
     linear_logprob_backward_hopper(const __grid_constant__ TensorMap hidden, const __grid_constant__ TensorMap weight,
                                    const __grid_constant__ TensorMap dz, const int *targets, const float *dLogprobs, const float *dEntropy,

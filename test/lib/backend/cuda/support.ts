@@ -1,0 +1,49 @@
+import test, { type ExecutionContext } from "ava";
+import type { Backend } from "../../../../lib/backend/backend.js";
+import { cudaDeviceCount } from "../../../../lib/backend/cuda/device.js";
+import type { CudaBackend } from "../../../../lib/backend/cuda/index.js";
+import { findCudaLibrary } from "../../../../lib/backend/cuda/libraries.js";
+import { createCpu, openDevice } from "../../../../lib/index.js";
+
+/** Whether there is a GPU to test on. */
+export const hasCuda = !("tried" in findCudaLibrary("cuda")) && deviceCount() > 0;
+
+function deviceCount(): number {
+  try {
+    return cudaDeviceCount();
+  } catch {
+    return 0;
+  }
+}
+
+/** A test that needs a GPU: reported as skipped where there is none. Such tests run one after another. */
+export function cudaTest(title: string, implementation: (t: ExecutionContext) => void | Promise<void>): void {
+  if (hasCuda) test.serial(title, implementation);
+  else test.serial.skip(title, implementation);
+}
+
+let opened: Promise<CudaBackend> | undefined;
+
+/** The GPU, opened once for a test file, with NaN in all memory that it hands out first. */
+export function openCuda(): Promise<CudaBackend> {
+  opened ??= openDevice("cuda").then((backend) => {
+    const cuda = backend as CudaBackend;
+    poison(cuda);
+    return cuda;
+  });
+  return opened;
+}
+
+/**
+ * Fills free device memory with NaN patterns: a kernel that reads what nobody wrote shows. Blocks of both heaps, as many
+ * as a test is likely to get back.
+ */
+export function poison({ device }: CudaBackend): void {
+  const sizes = [...new Array<number>(64).fill(256 * 1024), ...new Array<number>(8).fill(128 * 2 ** 20)];
+  const blocks = sizes.map((bytes) => device.takeBytes(bytes, "poison"));
+  for (const { address, bytes } of blocks) device.driver.memsetD8(address, 0xff, bytes, device.stream);
+  for (const block of blocks) device.giveBytes(block);
+}
+
+/** What expected values are computed with. */
+export const cpu: Backend = createCpu();
