@@ -10,7 +10,7 @@ import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
 import { type LiveStream, openLiveLine } from "./report/liveLine.js";
-import { openMetrics } from "./report/metrics.js";
+import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { openTranscripts } from "./report/transcript.js";
 import { checkLength } from "./rollout.js";
@@ -158,12 +158,12 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const transcripts = openTranscripts(folder);
   const line = openLiveLine({ steps, done: resumed?.step, stream: run.stream });
   const report = () =>
-    writeReport(folder, { ...reportFacts(run), metrics: metrics.rows, transcripts: transcripts.kept });
+    writeReport(folder, { ...reportFacts(run), metrics: readMetrics(folder), transcripts: transcripts.kept });
   const probe = config.evaluate.probe > 0 && trainer.prm ? await openProbe(trainer) : undefined;
   const alignment: { step: number; methods: Record<string, Proportion> }[] = [];
   const middle = middleStep(config);
   let step = resumed?.step ?? 0;
-  const known = metrics.rows.findLast((row) => typeof row[HELD_OUT] === "number");
+  const known = readMetrics(folder).findLast((row) => typeof row[HELD_OUT] === "number");
   let outcome = known?.[HELD_OUT] ?? Number.NaN;
   let lookedAt = known?.step ?? 0;
 

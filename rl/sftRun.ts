@@ -7,7 +7,7 @@ import type { SftConfig } from "./config.js";
 import { type TokenizedDialogue, tokenizeDialogue } from "./dialogue.js";
 import { forwardRows, Learner } from "./learner.js";
 import { openLiveLine } from "./report/liveLine.js";
-import { openMetrics } from "./report/metrics.js";
+import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { makeRunFolder, writeConfig } from "./runFolder.js";
 import { openPolicy, type Policy, readMedicalSplit } from "./setup.js";
@@ -64,7 +64,7 @@ export async function trainSft(
   await writeReport(folder, {
     title: config.name,
     config,
-    metrics: metrics.rows,
+    metrics: readMetrics(folder),
     transcripts: [],
     steps: config.sft.steps,
   });
