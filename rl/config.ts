@@ -67,7 +67,10 @@ const trainSchema = z.strictObject({
   ...training,
   environment: z.discriminatedUnion("name", [quickstart, medical]),
   steps: count.default(100),
-  warmup: sft.optional().describe("supervised steps on the environment's scripts before reinforcement learning"),
+  warmup: sft
+    .nullable()
+    .optional()
+    .describe("supervised steps on the environment's scripts before reinforcement learning; null: none"),
   rollout: z.strictObject({
     prompts: count.default(16),
     samples: count.default(8).describe("conversations per prompt, the group"),
@@ -188,8 +191,17 @@ async function readRecipe(recipe: string, overrides: readonly string[]): Promise
   }
   const config = parseYaml(text, path);
   if (config === null || typeof config !== "object") throw new InputError(`${path}: not a mapping of keys to values`);
+  dropReplacedModel(config, overrides);
   for (const override of overrides) applyOverride(config as Record<string, unknown>, override);
   return config;
+}
+
+/** An override that names one kind of model takes the place of the recipe's other kind. */
+function dropReplacedModel({ model }: { model?: Record<string, unknown> | null }, overrides: readonly string[]): void {
+  if (model === null || typeof model !== "object") return;
+  const given = (kind: string) => overrides.some((override) => new RegExp(`^model\\.${kind}[.=]`).test(override));
+  if (given("path")) delete model.scratch;
+  if (given("scratch")) delete model.path;
 }
 
 function parseYaml(text: string, where: string): unknown {
