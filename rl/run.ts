@@ -9,6 +9,7 @@ import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
+import { checkOutcome } from "./outcome.js";
 import { type LiveStream, openLiveLine } from "./report/liveLine.js";
 import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
@@ -52,6 +53,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
   const backend = await openDevice(config.device);
   try {
     const setting = await openSetting(config.environment);
+    checkOutcome(setting.environment, config.outcome);
     const checkpoint = options.resume ? await openCheckpoint(join(options.resume, "checkpoint"), backend) : undefined;
     if (checkpoint && checkpoint.state.step >= config.steps) {
       throw new InputError(`${options.resume}: all its ${config.steps} steps are done; give steps=N to go on`);

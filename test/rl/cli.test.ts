@@ -305,6 +305,10 @@ const mistakes: Record<string, Mistake> = {
     args: () => ["train", "quickstart", "policy.lrr=1"],
     message: /quickstart: policy\.lrr does not exist; remove it or correct its name/,
   },
+  "an outcome metric that the environment does not have": {
+    args: () => ["train", "quickstart", "outcome.metrics={diagnosis: 1}"],
+    message: /outcome\.metrics names 'diagnosis'; the environment has accuracy/,
+  },
   "heads that do not fit": {
     args: () => ["train", "quickstart", "model.scratch.heads=5"],
     message: /model\.scratch: 5 heads.*must divide hiddenSize/,
