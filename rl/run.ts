@@ -10,7 +10,7 @@ import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
 import { checkOutcome } from "./outcome.js";
-import { type LiveStream, openLiveLine } from "./report/liveLine.js";
+import { type LiveStream, noteSkipped, openLiveLine } from "./report/liveLine.js";
 import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { openTranscripts } from "./report/transcript.js";
@@ -122,13 +122,14 @@ async function warmUp(
   const batches = scriptBatches(policy, { size: warmup.batchSize, games: environment.size, seed: config.seed });
   const started = performance.now();
   let tokens = 0;
-  await fineTune(learner, warmup, batches, ({ step, loss, tokens: more }) => {
+  await fineTune(learner, warmup, batches, ({ step, loss, skipped, tokens: more }) => {
     tokens += more;
     line.update({
       step,
       values: { "warm-up loss": loss },
       tokensPerSecond: tokens / ((performance.now() - started) / 1000),
     });
+    noteSkipped(line, step, { model: Number(skipped) });
     if (!signal?.aborted) return;
     line.end();
     throw new InputError("stopped during the warm-up, which keeps nothing; start the run again");
@@ -210,6 +211,10 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
       step,
       values: { outcome: result.metrics["outcome/mean"], "held-out": outcome, "PRM loss": result.metrics["prm/loss"] },
       tokensPerSecond: result.metrics["rollout/tokens_per_s"],
+    });
+    noteSkipped(line, step, {
+      policy: result.metrics["policy/skipped"],
+      "reward model": result.metrics["prm/skipped"],
     });
     if (isLooking) await report();
     if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();

@@ -10,6 +10,8 @@ export interface SftStep {
   /** Cross-entropy per assistant token, in nats. */
   readonly loss: number;
   readonly gradNorm: number;
+  /** The gradient was not finite, and the weights are as before. */
+  readonly skipped: boolean;
   /** Tokens of the batch, prompts included. */
   readonly tokens: number;
 }
@@ -35,9 +37,9 @@ export async function fineTune(
   for (let step = 1; step <= options.steps; step++) {
     const rows = batch(step).map((dialogue) => ({ ...dialogue, weights: turnWeights(dialogue) }));
     const metrics = await learner.forwardBackward(rows, loss);
-    const { gradNorm } = await learner.optimStep({ lr: lr(step) });
+    const { gradNorm, skipped } = await learner.optimStep({ lr: lr(step) });
     const tokens = rows.reduce((sum, row) => sum + row.tokens.length, 0);
-    await onStep?.({ step, loss: metrics.sft_loss, gradNorm, tokens });
+    await onStep?.({ step, loss: metrics.sft_loss, gradNorm, skipped, tokens });
   }
 }
 

@@ -6,7 +6,7 @@ import { CHATML, countParameters, type Message, saveQwen, type Tokenizer, trainB
 import type { SftConfig } from "./config.js";
 import { type TokenizedDialogue, tokenizeDialogue } from "./dialogue.js";
 import { forwardRows, Learner } from "./learner.js";
-import { openLiveLine } from "./report/liveLine.js";
+import { noteSkipped, openLiveLine } from "./report/liveLine.js";
 import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { makeRunFolder, writeConfig } from "./runFolder.js";
@@ -57,6 +57,7 @@ export async function trainSft(
     }
     metrics.flush(done.step);
     line.update({ step: done.step, values: { loss: done.loss, "held-out": heldOutLoss }, tokensPerSecond });
+    noteSkipped(line, done.step, { model: Number(done.skipped) });
   });
   line.end();
   await saveQwen(policy.model, join(folder, "checkpoint", "policy"));
