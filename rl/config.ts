@@ -54,6 +54,8 @@ const sft = z.strictObject({
   warmupSteps: size.default(20),
 });
 
+const checkpoint = z.strictObject({ every: size.default(50).describe("steps; 0: only at the end") }).prefault({});
+
 const training = {
   name: z.string().regex(/^\w[\w.-]*$/, "letters, digits, dots and dashes only, and no dot or dash in front"),
   seed: z.int().nonnegative().default(0),
@@ -134,7 +136,7 @@ const trainSchema = z.strictObject({
       probe: size.default(0).describe("warm-start conversations on which credit is scored against the truth"),
     })
     .prefault({}),
-  checkpoint: z.strictObject({ every: size.default(50).describe("steps; 0: only at the end") }).prefault({}),
+  checkpoint,
   control: z
     .enum(["none", "permuted_outcomes"])
     .default("none")
@@ -154,6 +156,7 @@ const sftSchema = z.strictObject({
     .optional()
     .describe("train a byte-level BPE on the dialogues for a model from scratch"),
   sft,
+  checkpoint,
 });
 
 /** A resolved training configuration; every key has its value. */

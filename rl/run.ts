@@ -3,7 +3,14 @@ import { pathToFileURL } from "node:url";
 import { type Backend, InputError, openDevice } from "../lib/index.js";
 import { chatRenderer, countParameters, loadTokenizer, type Qwen } from "../models/index.js";
 import { creditAlignment } from "./alignment.js";
-import { type Checkpoint, openCheckpoint, openOptimizers, type RunState, saveCheckpoint } from "./checkpoint.js";
+import {
+  type Checkpoint,
+  checkUnchanged,
+  openCheckpoint,
+  openOptimizers,
+  type RunState,
+  saveCheckpoint,
+} from "./checkpoint.js";
 import { needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
@@ -94,10 +101,7 @@ async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy>
 const FIXED = ["model", "seed", "environment", "warmup"] as const;
 
 function checkResumable(config: TrainConfig, { state, prm }: Checkpoint, folder: string): void {
-  const saved = state.config as TrainConfig;
-  const changed = FIXED.find((key) => JSON.stringify(config[key]) !== JSON.stringify(saved[key]));
-  if (changed)
-    throw new InputError(`${folder}: ${changed} differs from what the run began with; leave it out, or start anew`);
+  checkUnchanged(config, state, FIXED, folder);
   if (needsPrm(config) && !prm) {
     throw new InputError(`${folder}: its checkpoint has no reward model (prm), which credit.method needs; start anew`);
   }

@@ -341,6 +341,7 @@ const mistakes: Record<string, Mistake> = {
     message: /nothing\.parquet/,
   },
   "a run that is not there": { args: () => ["train", "--resume", "runs/none"], message: /runs.none/ },
+  "an sft run that is not there": { args: () => ["sft", "--resume", "runs/none"], message: /runs.none: no run there/ },
   "neither prompt nor message": { args: (_, model) => ["generate", "--model", model], message: /give one of --prompt/ },
   "a model without tokenizer": {
     args: (_, model) => ["generate", "--model", model, "--prompt", "hello"],
