@@ -41,6 +41,8 @@ const ARCHITECTURES = {
 const QWEN3_HEAD_DIM = 128; // transformers' default where config.json does not say.
 
 const count = z.int().positive();
+/** Far more than any model has; every layer takes memory before the first weight is read. */
+const MAX_LAYERS = 1000;
 const tokenId = z.int().nonnegative();
 const dtype = z.enum(["float32", "bfloat16", "float16"]);
 const ropeForm = z.looseObject({
@@ -58,7 +60,7 @@ const schema = z.looseObject({
   vocab_size: count,
   hidden_size: count,
   intermediate_size: count,
-  num_hidden_layers: count,
+  num_hidden_layers: count.max(MAX_LAYERS),
   num_attention_heads: count,
   num_key_value_heads: count,
   head_dim: count.nullish(),
@@ -141,6 +143,10 @@ export function parseConfig(json: unknown, where: string): QwenConfig {
     fail(`hidden_size ${raw.hidden_size} is not a multiple of num_attention_heads ${heads}.`);
   if (headDim % 2) fail(`head_dim ${headDim} is odd; rope turns pairs, so it must be even.`);
 
+  const eosTokenIds = [raw.eos_token_id ?? []].flat();
+  checkTokenIds("eos_token_id", eosTokenIds, raw.vocab_size, where);
+  checkTokenIds("pad_token_id", [raw.pad_token_id ?? []].flat(), raw.vocab_size, where);
+
   return {
     architecture,
     vocabSize: raw.vocab_size,
@@ -157,7 +163,7 @@ export function parseConfig(json: unknown, where: string): QwenConfig {
     tieWordEmbeddings: raw.tie_word_embeddings,
     qkvBias,
     qkNorm,
-    eosTokenIds: [raw.eos_token_id ?? []].flat(),
+    eosTokenIds,
     initializerRange: raw.initializer_range,
     ...(typeof raw.pad_token_id === "number" && { padTokenId: raw.pad_token_id }),
     dtype: raw.dtype ?? raw.torch_dtype ?? "float32",
@@ -198,6 +204,13 @@ export function toConfigJson(config: QwenConfig): Record<string, unknown> {
     dtype: config.dtype,
     torch_dtype: config.dtype,
   };
+}
+
+/** @throws InputError where one of the ids that `key` gives is beyond the vocabulary. */
+export function checkTokenIds(key: string, ids: readonly number[], vocabSize: number, where: string): void {
+  const beyond = ids.find((id) => id >= vocabSize);
+  if (beyond === undefined) return;
+  throw new InputError(`${where}: ${key} is ${beyond}, but the model has ${vocabSize} token ids; correct it`);
 }
 
 /** The base, if all keys that give one agree. */

@@ -73,7 +73,7 @@ export class Sampler {
 
   /**
    * Continues a sequence until a stop token or `maxTokens`.
-   * @throws where the sequence could get longer than the model or the cache allows.
+   * @throws where the sequence could get longer than the model or the cache allows, or is being continued already.
    */
   generate(request: SampleRequest): Promise<Completion> {
     const { sequence, tokens, maxTokens } = request;
@@ -94,6 +94,9 @@ export class Sampler {
       throw new Error(
         `generate: ${tokens.length} tokens and ${maxTokens} more do not fit the cache of ${pages} pages of ${pageSize}`,
       );
+    }
+    if ([...this.#active, ...this.#waiting].some((task) => task.request.sequence === sequence)) {
+      throw new Error("generate: this sequence is being continued already; await that first, or open another");
     }
     return new Promise((resolve, reject) => {
       this.#waiting.push({ request, pending: [], reserved: 0, ids: [], logprobs: [], resolve, reject });

@@ -17,7 +17,7 @@ import {
   toFloat32,
   writeSafetensors,
 } from "../lib/index.js";
-import { parseConfig, type QwenConfig, toConfigJson } from "./config.js";
+import { checkTokenIds, parseConfig, type QwenConfig, toConfigJson } from "./config.js";
 import { disposeParameters, type ParameterSpec, parameterSpecs } from "./parameters.js";
 import { Qwen } from "./qwen.js";
 
@@ -62,7 +62,9 @@ export async function readConfig(directory: string): Promise<QwenConfig> {
     generationForm,
     "eos_token_id must be a token id or a list of them; correct it, or remove the file",
   );
-  const eos = new Set([...config.eosTokenIds, ...[generation?.eos_token_id ?? []].flat()]);
+  const more = [generation?.eos_token_id ?? []].flat();
+  checkTokenIds("eos_token_id", more, config.vocabSize, join(directory, "generation_config.json"));
+  const eos = new Set([...config.eosTokenIds, ...more]);
   return { ...config, eosTokenIds: [...eos] };
 }
 

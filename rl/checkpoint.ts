@@ -41,11 +41,11 @@ const stateForm = z.object({
 export interface RunModels {
   readonly policy: Learner;
   readonly prm?: Learner;
-  readonly reference: Qwen;
+  readonly reference?: Qwen;
 }
 
 /**
- * Writes a checkpoint folder: `policy/`, `reference/` and `prm/` in Hugging Face format, the optimizers' state, and
+ * Writes a checkpoint folder: `policy/`, `reference/` and `prm/`, as far as there are such, in Hugging Face format, the optimizers' state, and
  * state.json. The old checkpoint is replaced only once the new one is complete.
  */
 export async function saveCheckpoint(
@@ -86,10 +86,27 @@ export interface Checkpoint {
   readonly prm?: Qwen;
 }
 
+/** Where a checkpoint was found, and its state. @throws InputError where there is none, or it is damaged. */
+export async function openState(directory: string): Promise<Pick<Checkpoint, "folder" | "state">> {
+  const folder = await findCheckpoint(directory);
+  return { folder, state: await readState(join(folder, STATE)) };
+}
+
+/** @throws InputError where one of `keys` is not what the run in `run` began with. */
+export function checkUnchanged<C>(
+  config: C,
+  { config: saved }: RunState,
+  keys: readonly (keyof C)[],
+  run: string,
+): void {
+  const changed = keys.find((key) => JSON.stringify(config[key]) !== JSON.stringify((saved as C)[key]));
+  if (changed === undefined) return;
+  throw new InputError(`${run}: ${String(changed)} differs from what the run began with; leave it out, or start anew`);
+}
+
 /** @throws InputError where there is no checkpoint, or it is damaged. */
 export async function openCheckpoint(directory: string, backend: Backend): Promise<Checkpoint> {
-  const folder = await findCheckpoint(directory);
-  const state = await readState(join(folder, STATE));
+  const { folder, state } = await openState(directory);
   const load = (role: keyof RunModels) => loadQwen(join(folder, role), { backend });
   const [policy, reference] = [await load("policy"), await load("reference")];
   for (const parameter of reference.parameters.values()) parameter.requiresGrad = false;

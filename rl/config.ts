@@ -54,6 +54,8 @@ const sft = z.strictObject({
   warmupSteps: size.default(20),
 });
 
+const checkpoint = z.strictObject({ every: size.default(50).describe("steps; 0: only at the end") }).prefault({});
+
 const training = {
   name: z.string().regex(/^\w[\w.-]*$/, "letters, digits, dots and dashes only, and no dot or dash in front"),
   seed: z.int().nonnegative().default(0),
@@ -67,7 +69,10 @@ const trainSchema = z.strictObject({
   ...training,
   environment: z.discriminatedUnion("name", [quickstart, medical]),
   steps: count.default(100),
-  warmup: sft.optional().describe("supervised steps on the environment's scripts before reinforcement learning"),
+  warmup: sft
+    .nullable()
+    .optional()
+    .describe("supervised steps on the environment's scripts before reinforcement learning; null: none"),
   rollout: z.strictObject({
     prompts: count.default(16),
     samples: count.default(8).describe("conversations per prompt, the group"),
@@ -131,7 +136,7 @@ const trainSchema = z.strictObject({
       probe: size.default(0).describe("warm-start conversations on which credit is scored against the truth"),
     })
     .prefault({}),
-  checkpoint: z.strictObject({ every: size.default(50).describe("steps; 0: only at the end") }).prefault({}),
+  checkpoint,
   control: z
     .enum(["none", "permuted_outcomes"])
     .default("none")
@@ -151,6 +156,7 @@ const sftSchema = z.strictObject({
     .optional()
     .describe("train a byte-level BPE on the dialogues for a model from scratch"),
   sft,
+  checkpoint,
 });
 
 /** A resolved training configuration; every key has its value. */
@@ -188,8 +194,17 @@ async function readRecipe(recipe: string, overrides: readonly string[]): Promise
   }
   const config = parseYaml(text, path);
   if (config === null || typeof config !== "object") throw new InputError(`${path}: not a mapping of keys to values`);
+  dropReplacedModel(config, overrides);
   for (const override of overrides) applyOverride(config as Record<string, unknown>, override);
   return config;
+}
+
+/** An override that names one kind of model takes the place of the recipe's other kind. */
+function dropReplacedModel({ model }: { model?: Record<string, unknown> | null }, overrides: readonly string[]): void {
+  if (model === null || typeof model !== "object") return;
+  const given = (kind: string) => overrides.some((override) => new RegExp(`^model\\.${kind}[.=]`).test(override));
+  if (given("path")) delete model.scratch;
+  if (given("scratch")) delete model.path;
 }
 
 function parseYaml(text: string, where: string): unknown {

@@ -24,6 +24,8 @@ export interface Episode {
 /** A family of tasks, each a conversation with a hidden goal. */
 export interface Environment {
   readonly name: string;
+  /** Names of the outcome metrics that `score` gives; where they are known, a config that names others is refused at once. */
+  readonly metrics?: readonly string[];
   /** Number of training tasks; task ids are 0 … size−1 and stable between runs. */
   readonly size: number;
   /** Number of held-out tasks; ids 0 … heldOutSize−1. */

@@ -3,14 +3,22 @@ import { pathToFileURL } from "node:url";
 import { type Backend, InputError, openDevice } from "../lib/index.js";
 import { chatRenderer, countParameters, loadTokenizer, type Qwen } from "../models/index.js";
 import { creditAlignment } from "./alignment.js";
-import { type Checkpoint, openCheckpoint, openOptimizers, type RunState, saveCheckpoint } from "./checkpoint.js";
+import {
+  type Checkpoint,
+  checkUnchanged,
+  openCheckpoint,
+  openOptimizers,
+  type RunState,
+  saveCheckpoint,
+} from "./checkpoint.js";
 import { needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
-import { type LiveStream, openLiveLine } from "./report/liveLine.js";
-import { openMetrics } from "./report/metrics.js";
+import { checkOutcome } from "./outcome.js";
+import { type LiveStream, noteSkipped, openLiveLine } from "./report/liveLine.js";
+import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import { openTranscripts } from "./report/transcript.js";
 import { checkLength } from "./rollout.js";
@@ -52,6 +60,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
   const backend = await openDevice(config.device);
   try {
     const setting = await openSetting(config.environment);
+    checkOutcome(setting.environment, config.outcome);
     const checkpoint = options.resume ? await openCheckpoint(join(options.resume, "checkpoint"), backend) : undefined;
     if (checkpoint && checkpoint.state.step >= config.steps) {
       throw new InputError(`${options.resume}: all its ${config.steps} steps are done; give steps=N to go on`);
@@ -92,10 +101,7 @@ async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy>
 const FIXED = ["model", "seed", "environment", "warmup"] as const;
 
 function checkResumable(config: TrainConfig, { state, prm }: Checkpoint, folder: string): void {
-  const saved = state.config as TrainConfig;
-  const changed = FIXED.find((key) => JSON.stringify(config[key]) !== JSON.stringify(saved[key]));
-  if (changed)
-    throw new InputError(`${folder}: ${changed} differs from what the run began with; leave it out, or start anew`);
+  checkUnchanged(config, state, FIXED, folder);
   if (needsPrm(config) && !prm) {
     throw new InputError(`${folder}: its checkpoint has no reward model (prm), which credit.method needs; start anew`);
   }
@@ -120,13 +126,14 @@ async function warmUp(
   const batches = scriptBatches(policy, { size: warmup.batchSize, games: environment.size, seed: config.seed });
   const started = performance.now();
   let tokens = 0;
-  await fineTune(learner, warmup, batches, ({ step, loss, tokens: more }) => {
+  await fineTune(learner, warmup, batches, ({ step, loss, skipped, tokens: more }) => {
     tokens += more;
     line.update({
       step,
       values: { "warm-up loss": loss },
       tokensPerSecond: tokens / ((performance.now() - started) / 1000),
     });
+    noteSkipped(line, step, { model: Number(skipped) });
     if (!signal?.aborted) return;
     line.end();
     throw new InputError("stopped during the warm-up, which keeps nothing; start the run again");
@@ -158,12 +165,12 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const transcripts = openTranscripts(folder);
   const line = openLiveLine({ steps, done: resumed?.step, stream: run.stream });
   const report = () =>
-    writeReport(folder, { ...reportFacts(run), metrics: metrics.rows, transcripts: transcripts.kept });
+    writeReport(folder, { ...reportFacts(run), metrics: readMetrics(folder), transcripts: transcripts.kept });
   const probe = config.evaluate.probe > 0 && trainer.prm ? await openProbe(trainer) : undefined;
   const alignment: { step: number; methods: Record<string, Proportion> }[] = [];
   const middle = middleStep(config);
   let step = resumed?.step ?? 0;
-  const known = metrics.rows.findLast((row) => typeof row[HELD_OUT] === "number");
+  const known = readMetrics(folder).findLast((row) => typeof row[HELD_OUT] === "number");
   let outcome = known?.[HELD_OUT] ?? Number.NaN;
   let lookedAt = known?.step ?? 0;
 
@@ -208,6 +215,10 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
       step,
       values: { outcome: result.metrics["outcome/mean"], "held-out": outcome, "PRM loss": result.metrics["prm/loss"] },
       tokensPerSecond: result.metrics["rollout/tokens_per_s"],
+    });
+    noteSkipped(line, step, {
+      policy: result.metrics["policy/skipped"],
+      "reward model": result.metrics["prm/skipped"],
     });
     if (isLooking) await report();
     if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();

@@ -10,6 +10,8 @@ export interface SftStep {
   /** Cross-entropy per assistant token, in nats. */
   readonly loss: number;
   readonly gradNorm: number;
+  /** The gradient was not finite, and the weights are as before. */
+  readonly skipped: boolean;
   /** Tokens of the batch, prompts included. */
   readonly tokens: number;
 }
@@ -23,21 +25,23 @@ export function learningRate(options: OptimizerOptions & { readonly warmupSteps?
 
 /**
  * Supervised fine-tuning: cross-entropy on the assistant's tokens of the conversations that `batch` gives for each step.
+ * `done` steps are behind it already; once `signal` is aborted it ends after the current one.
  */
 export async function fineTune(
   learner: Learner,
   options: SftOptions,
   batch: (step: number) => readonly TokenizedDialogue[],
   onStep?: (step: SftStep) => void | Promise<void>,
+  { done = 0, signal }: { readonly done?: number; readonly signal?: AbortSignal } = {},
 ): Promise<void> {
   const lr = learningRate(options, options.steps);
   const loss = sftLoss();
-  for (let step = 1; step <= options.steps; step++) {
+  for (let step = done + 1; step <= options.steps && !signal?.aborted; step++) {
     const rows = batch(step).map((dialogue) => ({ ...dialogue, weights: turnWeights(dialogue) }));
     const metrics = await learner.forwardBackward(rows, loss);
-    const { gradNorm } = await learner.optimStep({ lr: lr(step) });
+    const { gradNorm, skipped } = await learner.optimStep({ lr: lr(step) });
     const tokens = rows.reduce((sum, row) => sum + row.tokens.length, 0);
-    await onStep?.({ step, loss: metrics.sft_loss, gradNorm, tokens });
+    await onStep?.({ step, loss: metrics.sft_loss, gradNorm, skipped, tokens });
   }
 }
 

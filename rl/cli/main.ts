@@ -28,9 +28,12 @@ program
 program
   .command("sft")
   .description("fine-tune a model on the assistant's turns of dialogues")
-  .argument("<recipe>", "name of a recipe, or a YAML file")
+  .argument("[recipe]", "name of a recipe, or a YAML file")
   .argument("[overrides...]", "key.path=value")
-  .action(async (...args: [string, string[]]) => (await import("./sft.js")).sftCommand(...args));
+  .option("--resume <run>", "go on with a run from its last checkpoint")
+  .action(async (...args: [string | undefined, string[], { resume?: string }]) =>
+    (await import("./sft.js")).sftCommand(...args),
+  );
 
 program
   .command("generate")

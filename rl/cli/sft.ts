@@ -1,6 +1,12 @@
 import { loadSftConfig } from "../config.js";
 import { trainSft } from "../sftRun.js";
+import { configSource, stopSignal } from "./runs.js";
 
-export async function sftCommand(recipe: string, overrides: readonly string[]): Promise<void> {
-  await trainSft(await loadSftConfig(recipe, overrides));
+export async function sftCommand(
+  recipe: string | undefined,
+  overrides: readonly string[],
+  { resume }: { readonly resume?: string },
+): Promise<void> {
+  const config = await loadSftConfig(...configSource(recipe, overrides, resume, "medical-sft"));
+  await trainSft(config, { resume, signal: stopSignal() });
 }

@@ -81,6 +81,7 @@ export function medicalEnvironment(options: MedicalOptions): Environment {
     name: "medical",
     size: train.length,
     heldOutSize: heldOut.length,
+    metrics: ["diagnosis", "recommendation", "token_amount", "format"],
     begin(task, { split }) {
       const cases = split === "train" ? train : heldOut;
       if (!cases[task])

@@ -107,3 +107,12 @@ export function openLiveLine(options: {
     },
   };
 }
+
+/** Warns of optimizer steps that were dropped: `shares` are parts of a step's, per model; none and undefined are no news. */
+export function noteSkipped(line: LiveLine, step: number, shares: Readonly<Record<string, number | undefined>>): void {
+  for (const [model, share] of Object.entries(shares)) {
+    if (!share) continue;
+    const part = share < 1 ? `${Math.round(100 * share)} % of the updates` : "the update";
+    line.note(`step ${step}: ${part} of the ${model} dropped, the gradient was not finite; lower its lr`);
+  }
+}

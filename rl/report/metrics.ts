@@ -15,10 +15,11 @@ export interface MetricsRow {
   readonly [key: string]: number | null;
 }
 
-/** The metrics of a run: values gather in a buffer until the step ends, then go to the file as one line. */
+/**
+ * The metrics of a run: values gather in a buffer until the step ends, then go to the file as one line. Rows are not kept
+ * in memory; `readMetrics` has them.
+ */
 export interface Metrics {
-  /** All rows of the run so far, those of the process it resumes included, in order of step. */
-  readonly rows: readonly MetricsRow[];
   /** How many values were not finite since opening; they are in the rows as null. */
   readonly nonFinite: number;
   /** Adds values to the current step. A key given twice keeps its last value. */
@@ -34,12 +35,10 @@ export function openMetrics(directory: string, now: () => number = () => perform
   mkdirSync(directory, { recursive: true });
   const path = join(directory, METRICS_FILE);
   const file = openJsonLines(path);
-  const rows = readMetrics(directory);
-  const start = now() - (rows.at(-1)?.time ?? 0);
+  const start = now() - (readMetrics(directory).at(-1)?.time ?? 0);
   let values: Record<string, number | null> = {};
   let nonFinite = 0;
   return {
-    rows,
     get nonFinite() {
       return nonFinite;
     },
@@ -54,7 +53,6 @@ export function openMetrics(directory: string, now: () => number = () => perform
       const row: MetricsRow = { ...values, step, time: Number((now() - start).toFixed(3)) };
       values = {};
       file.append([row]);
-      addRow(rows, row);
       return row;
     },
     close: () => file.close(),
@@ -68,11 +66,9 @@ export function openMetrics(directory: string, now: () => number = () => perform
  */
 export function readMetrics(directory: string): MetricsRow[] {
   const rows: MetricsRow[] = [];
-  for (const row of readJsonLines<MetricsRow>(join(directory, METRICS_FILE))) addRow(rows, row);
+  for (const row of readJsonLines<MetricsRow>(join(directory, METRICS_FILE))) {
+    while (rows.length > 0 && rows[rows.length - 1].step >= row.step) rows.pop();
+    rows.push(row);
+  }
   return rows;
-}
-
-function addRow(rows: MetricsRow[], row: MetricsRow): void {
-  while (rows.length > 0 && rows[rows.length - 1].step >= row.step) rows.pop();
-  rows.push(row);
 }

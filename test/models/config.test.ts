@@ -112,6 +112,9 @@ const refusals: [object | null, RegExp][] = [
   [{ hidden_size: undefined }, /hidden_size: /],
   [{ torch_dtype: "float8_e4m3fn" }, /torch_dtype: /],
   [{ eos_token_id: [-1] }, /eos_token_id/],
+  [{ eos_token_id: [1, 151936] }, /eos_token_id is 151936, but the model has 151936 token ids; correct it/],
+  [{ pad_token_id: 2 ** 40 }, /pad_token_id is 1099511627776, but the model has 151936 token ids/],
+  [{ num_hidden_layers: 1e9 }, /num_hidden_layers: .*1000/],
   [null, /the whole: /],
 ];
 for (const [change, message] of refusals) {
@@ -138,12 +141,14 @@ test("toConfigJson and back is the same config", (t) => {
       rmsNormEps: fc.double({ min: 1e-9, max: 1e-3, noNaN: true }),
       ropeTheta: fc.double({ min: 1, max: 1e8, noNaN: true }),
       tieWordEmbeddings: fc.boolean(),
-      eosTokenIds: fc.array(fc.nat(200000)),
+      eosTokenIds: fc.array(fc.nat(4095)),
       initializerRange: fc.constantFrom(0.02, 0.08),
       dtype: fc.constantFrom("float32" as const, "bfloat16" as const, "float16" as const),
     })
     .map(({ isQwen3, groups, pairs, ...rest }) => ({
       ...rest,
+      layers: Math.ceil(rest.layers / 8),
+      eosTokenIds: rest.eosTokenIds.map((id) => id % rest.vocabSize),
       architecture: isQwen3 ? ("qwen3" as const) : ("qwen2" as const),
       qkvBias: !isQwen3,
       qkNorm: isQwen3,

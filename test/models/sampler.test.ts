@@ -219,6 +219,20 @@ test("a request must bring a token that is not in the cache yet", async (t) => {
   t.deepEqual((await sampler.generate(first)).ids, ids);
 });
 
+test("a sequence is continued by one request at a time", async (t) => {
+  const sampler = samplerOf(model);
+  const first = request(sampler, 1, prompt(1, 6), 3);
+  const going = sampler.generate(first);
+  const again = () => sampler.generate({ ...first, tokens: prompt(1, 9) });
+  t.throws(again, { message: /this sequence is being continued already; await that first, or open another/ });
+  await new Promise((resolve) => setImmediate(resolve));
+  t.throws(again, { message: /continued already/ });
+  const { ids } = await going;
+  const alone = samplerOf(model);
+  t.deepEqual(ids, (await alone.generate(request(alone, 1, prompt(1, 6), 3))).ids);
+  await t.notThrowsAsync(async () => sampler.generate({ ...first, tokens: [...prompt(1, 6), ...ids] }));
+});
+
 test("when a forward pass fails, every request fails with it and none hangs", async (t) => {
   const sampler = samplerOf(model, { pages: 8, pageSize: 4 });
   const requests = [1, 2, 3].map((task) => sampler.generate(request(sampler, task, prompt(task, 8), 5)));

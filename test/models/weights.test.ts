@@ -215,6 +215,10 @@ const damages: Record<string, readonly [damage: (directory: string) => Promise<u
     (directory) => writeFile(join(directory, "generation_config.json"), "null"),
     /generation_config\.json: .*eos_token_id/,
   ],
+  "an end-of-sequence id beyond the vocabulary": [
+    (directory) => writeFile(join(directory, "generation_config.json"), '{"eos_token_id": 1000000}'),
+    /generation_config\.json: eos_token_id is 1000000, but the model has \d+ token ids; correct it/,
+  ],
   "an end-of-sequence id that is a word": [
     (directory) => writeFile(join(directory, "generation_config.json"), '{"eos_token_id": "</s>"}'),
     /generation_config\.json: .*eos_token_id/,

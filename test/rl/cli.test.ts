@@ -305,6 +305,10 @@ const mistakes: Record<string, Mistake> = {
     args: () => ["train", "quickstart", "policy.lrr=1"],
     message: /quickstart: policy\.lrr does not exist; remove it or correct its name/,
   },
+  "an outcome metric that the environment does not have": {
+    args: () => ["train", "quickstart", "outcome.metrics={diagnosis: 1}"],
+    message: /outcome\.metrics names 'diagnosis'; the environment has accuracy/,
+  },
   "heads that do not fit": {
     args: () => ["train", "quickstart", "model.scratch.heads=5"],
     message: /model\.scratch: 5 heads.*must divide hiddenSize/,
@@ -337,6 +341,7 @@ const mistakes: Record<string, Mistake> = {
     message: /nothing\.parquet/,
   },
   "a run that is not there": { args: () => ["train", "--resume", "runs/none"], message: /runs.none/ },
+  "an sft run that is not there": { args: () => ["sft", "--resume", "runs/none"], message: /runs.none: no run there/ },
   "neither prompt nor message": { args: (_, model) => ["generate", "--model", model], message: /give one of --prompt/ },
   "a model without tokenizer": {
     args: (_, model) => ["generate", "--model", model, "--prompt", "hello"],

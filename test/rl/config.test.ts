@@ -46,13 +46,32 @@ test("overrides set values of any kind, at any depth, in their order", async (t)
   t.like(config.warmup, { steps: 3, batchSize: 32 });
 });
 
+test("model.path takes the place of a model from scratch, and the other way round; both at once are refused", async (t) => {
+  const { model } = await loadTrainConfig("quickstart", ["model.path=somewhere"]);
+  t.deepEqual(model, { path: "somewhere" });
+  const path = join(temporaryFolder(t), "config.yaml");
+  writeFileSync(path, stringify(await loadTrainConfig("quickstart", ["model.path=somewhere"])));
+  t.like((await loadTrainConfig(path, ["model.scratch.layers=3"])).model, { scratch: { layers: 3 } });
+  await t.throwsAsync(loadTrainConfig("quickstart", ["model.path=somewhere", "model.scratch.layers=3"]), {
+    instanceOf: InputError,
+    message: /model\.(scratch|path) does not exist/,
+  });
+});
+
+test("the warm-up can be switched off, and the resolved config says so", async (t) => {
+  const config = await loadTrainConfig("quickstart", ["warmup=null"]);
+  t.is(config.warmup, null);
+  const path = join(temporaryFolder(t), "config.yaml");
+  writeFileSync(path, stringify(config));
+  t.deepEqual(await loadTrainConfig(path), config);
+});
+
 /** What may be wrong, and what the error must say. */
 const mistakes: Record<string, readonly [override: string, message: RegExp]> = {
   "an unknown key": ["stepz=3", /stepz does not exist; remove it or correct its name/],
   "an unknown key inside": ["policy.learningRate=1", /policy\.learningRate does not exist/],
   "an unknown key deep inside": ["model.scratch.depth=2", /model\.scratch\.depth does not exist/],
   "an unknown key of the environment": ["environment.train=x.parquet", /environment\.train does not exist/],
-  "two models": ["model.path=somewhere", /model\.(scratch|path) does not exist/],
   "another environment": ["environment.name=chess", /environment\.name/],
   "another method": ["credit.method=magic", /credit\.method: .*norm_itpo/],
   __proto__: ["__proto__.polluted=1", /__proto__ does not exist/],

@@ -103,6 +103,7 @@ export function quickstartEnvironment({ heldOutGames = 512 } = {}): Environment 
     name: "quickstart",
     size: bySplit.train.length * 4 ** (slots.length - 1),
     heldOutSize: heldOutGames,
+    metrics: ["accuracy"],
     begin: (task, { split }) => episode(gameOf(task, split)),
   };
 }

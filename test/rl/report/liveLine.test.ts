@@ -1,6 +1,6 @@
 import test from "ava";
 import { formatDuration, formatNumber } from "../../../rl/report/format.js";
-import { formatLiveLine, openLiveLine, stepClock } from "../../../rl/report/liveLine.js";
+import { formatLiveLine, noteSkipped, openLiveLine, stepClock } from "../../../rl/report/liveLine.js";
 
 const status = {
   step: 37,
@@ -85,6 +85,18 @@ test("a resumed run does not count the steps behind it as quick", (t) => {
   seconds = 2;
   live.update({ step: 31 });
   t.deepEqual(stream.written, ["step 31/40  0:18 left\n"]);
+});
+
+test("updates that were dropped are told in a line that stays, and nothing is told of none", (t) => {
+  const stream = terminal(false);
+  const live = openLiveLine({ steps: 40, stream });
+  noteSkipped(live, 3, { policy: 0, "reward model": undefined });
+  t.deepEqual(stream.written, []);
+  noteSkipped(live, 4, { policy: 1, "reward model": 0.25 });
+  t.deepEqual(stream.written, [
+    "step 4: the update of the policy dropped, the gradient was not finite; lower its lr\n",
+    "step 4: 25 % of the updates of the reward model dropped, the gradient was not finite; lower its lr\n",
+  ]);
 });
 
 test("numbers for people", (t) => {

@@ -29,7 +29,6 @@ test("what is logged during a step is one row, read back as written", (t) => {
     { "outcome/mean": 0.5, step: 2, time: 0.75 },
   ];
   t.deepEqual(readMetrics(directory), rows);
-  t.deepEqual(metrics.rows, rows);
   metrics.close();
 });
 
@@ -74,7 +73,7 @@ test("a resumed run cuts a torn line off, goes on in time and replaces the steps
   const time = clock();
   const metrics = openMetrics(directory, time.now);
   t.deepEqual(
-    metrics.rows.map((row) => row.step),
+    readMetrics(directory).map((row) => row.step),
     [1, 2, 3],
   );
   time.seconds += 5;
@@ -86,7 +85,6 @@ test("a resumed run cuts a torn line off, goes on in time and replaces the steps
     { step: 2, time: 35, a: 20 },
   ];
   t.deepEqual(readMetrics(directory), rows);
-  t.deepEqual([...metrics.rows], rows);
   t.notThrows(() =>
     readFileSync(path, "utf8")
       .trimEnd()
