@@ -60,6 +60,10 @@ const training = {
   name: z.string().regex(/^\w[\w.-]*$/, "letters, digits, dots and dashes only, and no dot or dash in front"),
   seed: z.int().nonnegative().default(0),
   device: z.string().default("auto"),
+  dtype: z
+    .enum(["f32", "bf16"])
+    .default("f32")
+    .describe("of weights and activations; masters, moments and gradients are f32 either way"),
   output: z.string().default("runs"),
   model,
   microBatchTokens: count.default(8192),

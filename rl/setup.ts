@@ -74,14 +74,16 @@ export async function readMedicalSplit(path: string, heldOutShare: number) {
 
 /** Loads the model that a config names, or makes one with fresh weights. */
 export async function openPolicy(
-  config: Pick<TrainConfig | SftConfig, "model" | "seed">,
+  config: Pick<TrainConfig | SftConfig, "model" | "seed" | "dtype">,
   backend: Backend,
   ownTokenizer?: Tokenizer,
 ): Promise<Policy> {
+  const { dtype } = config;
+  if (!backend.dtypes.has(dtype)) throw new InputError(`dtype ${dtype}: ${backend.name} does not hold it; use f32`);
   if ("path" in config.model) {
     const { path } = config.model;
     const tokenizer = await loadTokenizer(path);
-    const model = await loadQwen(path, { backend });
+    const model = await loadQwen(path, { backend, dtype });
     const { vocabSize } = model.config;
     if (tokenizer.vocabSize > vocabSize) {
       throw new InputError(
@@ -99,7 +101,7 @@ export async function openPolicy(
   const architecture = scratchConfig(scratch, tokenizer, chat);
   const model = new Qwen(
     architecture,
-    initializeParameters(architecture, { backend, seed: config.seed, embeddingRange: scratch.embeddingRange }),
+    initializeParameters(architecture, { backend, dtype, seed: config.seed, embeddingRange: scratch.embeddingRange }),
   );
   return { model, tokenizer, chat };
 }

@@ -30,7 +30,10 @@ async function cudaLines(): Promise<[name: string, value: string][]> {
   const libraries = cudaLibraryNames.flatMap((name): [string, string][] => {
     const found = findCudaLibrary(name);
     if (!("tried" in found)) return [[`lib${name}`, found.path]];
-    return [[`lib${name}`, `absent: ${found.remedy}`], ...found.tried.map((tried): [string, string] => ["  looked for", tried])];
+    return [
+      [`lib${name}`, `absent: ${found.remedy}`],
+      ...found.tried.map((tried): [string, string] => ["  looked for", tried]),
+    ];
   });
   const devices = Array.from({ length: countCudaDevices() }, async (_, i): Promise<[string, string]> => {
     try {

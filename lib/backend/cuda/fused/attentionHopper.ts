@@ -13,7 +13,7 @@ const BACKWARD = { rows: 128, flow: 64, stages: 4, headsOfBlock: 4 };
 const EXTRA_SHARED = 128 + 1024;
 
 const forwardDefines = (headDim: number) => ({ HEAD_DIM: headDim, WARPGROUPS: headDim === 64 ? 3 : 2 });
-const backwardDefines = (headDim: number) => ({ HEAD_DIM: headDim });
+const backwardDefines = (headDim: number) => ({ HEAD_DIM: headDim, DP_WAIT: 0 });
 
 /** The files below as they are compiled: large ones, worth compiling at the same time. */
 export const attentionHopperModules = [64, 128].flatMap((headDim) => [
@@ -103,7 +103,7 @@ export function attentionHopper(
       const tiles = keys.length / 4;
       const parts = Math.ceil(heads / kvHeads / headsOfBlock);
       const counters = 2 * tiles * kvHeads;
-      const defines = { ...backwardDefines(headDim), DP_WAIT: 0 };
+      const defines = backwardDefines(headDim);
       const shared = 4 * headDim * (rows + stages * flow) + 8 * stages * flow + EXTRA_SHARED;
       const file = "attentionBackwardHopper";
       const stats = device.kernels.get(file, "attention_backward_stats", "ppppippi", defines);
