@@ -36,6 +36,8 @@ const LARGE_GROWTH = 64 * 2 ** 20;
 /** Uploads up to this go through page-locked memory, so that they do not wait for the stream. */
 const STAGED_BYTES = 4 * 2 ** 20;
 const ARGUMENT_BYTES = 4096;
+/** CUresult of faults inside kernels, which end the context: from CUDA_ERROR_ILLEGAL_ADDRESS on. */
+const FIRST_FAULT = 700;
 /** How many launches are remembered for the message of a kernel that trapped. */
 const REMEMBERED = 12;
 
@@ -163,11 +165,8 @@ export class CudaDevice {
       0,
     );
     if (status !== CUDA_SUCCESS) {
-      driver.check(
-        "cuLaunchKernel",
-        status,
-        `kernel ${kernel.name}, grid ${x}×${y}×${z}, block ${launch.block}, shared ${launch.shared ?? 0}`,
-      );
+      const shape = `grid ${x}×${y}×${z}, block ${launch.block}, shared ${launch.shared ?? 0}`;
+      this.#explained(() => driver.check("cuLaunchKernel", status, `kernel ${kernel.name}, ${shape}`));
     }
     this.ran(kernel.name);
     timer?.(kernel.name, launch);
@@ -215,7 +214,7 @@ export class CudaDevice {
     const result = hostArray(dtype, sizeOf(x.shape));
     if (result.length === 0) return result;
     const buffer = this.#pinned.take(result.byteLength);
-    this.driver.memcpyDtoH(buffer.address, this.address(x), result.byteLength, this.stream);
+    this.#explained(() => this.driver.memcpyDtoH(buffer.address, this.address(x), result.byteLength, this.stream));
     await this.#passed(this.#recordEvent());
     new Uint8Array(result.buffer).set(buffer.bytes.subarray(0, result.byteLength));
     this.#pinned.give(buffer);
@@ -229,11 +228,7 @@ export class CudaDevice {
 
   /** Waits, blocking this thread, until everything that was enqueued is done. */
   synchronize(kernel?: string): void {
-    try {
-      this.driver.streamSynchronize(this.stream);
-    } catch (error) {
-      throw this.#explain(error as Error, kernel);
-    }
+    this.#explained(() => this.driver.streamSynchronize(this.stream), kernel);
   }
 
   /** Milliseconds the device takes for what `enqueue` enqueues. Blocks this thread. */
@@ -353,9 +348,9 @@ export class CudaDevice {
           resolve();
         } else {
           try {
-            this.driver.check("cuEventQuery", status);
+            this.#explained(() => this.driver.check("cuEventQuery", status));
           } catch (error) {
-            reject(this.#explain(error as Error));
+            reject(error);
           }
         }
       };
@@ -390,13 +385,17 @@ export class CudaDevice {
     };
   }
 
-  /** An error that shows up late names the kernels it may come from. */
-  #explain(error: Error, kernel?: string): Error {
-    if (!(error instanceof CudaError)) return error;
-    const suspects = kernel
-      ? `kernel ${kernel}`
-      : `one of the last kernels: ${this.#recent.join(", ")}; run again with ITPO_CUDA_SYNC=1 to know which`;
-    return new CudaError(error.call, error.status, `${error.message.slice(error.call.length + 2)}; ${suspects}`);
+  /** Runs `fn`; a fault of an earlier kernel that shows up in it names the kernels it may come from. */
+  #explained(fn: () => void, kernel?: string): void {
+    try {
+      fn();
+    } catch (error) {
+      if (!(error instanceof CudaError) || error.status < FIRST_FAULT) throw error;
+      const suspects = kernel
+        ? `kernel ${kernel}`
+        : `one of the last kernels: ${this.#recent.join(", ")}; run again with ITPO_CUDA_SYNC=1 to know which`;
+      throw new CudaError(error.call, error.status, `${error.message.slice(error.call.length + 2)}; ${suspects}`);
+    }
   }
 }
 

@@ -1,7 +1,8 @@
-import { type DType, dtypes } from "../../dtype.js";
+import type { DType } from "../../dtype.js";
 import { sizeOf } from "../../shape.js";
-import type { ArrayRef, Backend, FusedKernels, MatmulSpec } from "../backend.js";
+import type { ArrayRef, Backend, FusedKernels, MatmulSpec, Storage } from "../backend.js";
 import type { CudaContext } from "./context.js";
+import { elementwise, filled } from "./elementwise.js";
 
 /** Matrix products, rounded to the operands' dtype or kept in f32. */
 export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> & Pick<FusedKernels, "matmulWide"> {
@@ -33,29 +34,25 @@ export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> 
 
   return {
     matmul(a, b, spec, bias, addend) {
+      if (spec.k === 0) return emptyProduct(a.storage.dtype, spec, bias, addend);
       const c = result(a.storage.dtype, spec, `matmul ${spec.m}×${spec.n}`);
-      if (spec.k === 0) emptyProduct(c, spec, bias, addend);
-      else multiply(a, b, c, spec, { bias, addend });
+      multiply(a, b, c, spec, { bias, addend });
       return c.storage;
     },
     matmulWide(a, b, spec, into) {
+      if (spec.k === 0) return into?.storage ?? emptyProduct("f32", spec);
       const c = into ?? result("f32", spec, `gradient ${spec.m}×${spec.n}`);
-      if (spec.k > 0) multiply(a, b, c, spec, { addend: into });
-      else if (!into) emptyProduct(c, spec);
+      multiply(a, b, c, spec, { addend: into });
       return c.storage;
     },
   };
 
-  /** A product over no elements: what is added to it, or zeros. */
-  function emptyProduct(c: ArrayRef, { batch, m, n }: MatmulSpec, bias?: ArrayRef, addend?: ArrayRef): void {
-    const { bytes } = dtypes[c.storage.dtype];
-    const { driver, stream } = device;
-    const at = device.address(c);
-    if (addend && bias) throw new Error("matmul: a product over no elements takes a bias or an addend, not both");
-    if (addend) driver.memcpyDtoD(at, device.address(addend), bytes * batch * m * n, stream);
-    else if (!bias) driver.memsetD8(at, 0, bytes * batch * m * n, stream);
-    else
-      for (let i = 0; i < batch * m; i++)
-        driver.memcpyDtoD(at + i * bytes * n, device.address(bias), bytes * n, stream);
+  /** A product over no elements: the sum of what is added to it. */
+  function emptyProduct(dtype: DType, { batch, m, n }: MatmulSpec, ...terms: (ArrayRef | undefined)[]): Storage {
+    const shape = [batch, m, n];
+    const given = terms.filter((term) => term !== undefined);
+    if (given.length === 0) return filled(context, dtype, sizeOf(shape), 0, "matmul");
+    const aligned = given.map((term) => ({ ...term, shape: term.shape.length < 2 ? term.shape : shape }));
+    return elementwise(context, ["a", "a + b"][given.length - 1], aligned, shape, dtype, "matmul");
   }
 }
