@@ -1,12 +1,14 @@
 /**
  * What training leaves behind: the quickstart's warm-up, then its steps at a reduced batch and what a run keeps of them.
  * Prints the bytes in live tensors, which must not change, and what the process gains per step after forced collections.
+ * With `trim` the C library is asked, after each collection, to give back what it holds of freed memory (glibc).
  *
- *     node --expose-gc dist/bench/leak.js [STEPS] [key.path=value…]
+ *     node --expose-gc dist/bench/leak.js [STEPS] [trim] [key.path=value…]
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import koffi from "koffi";
 import { openDevice } from "../lib/index.js";
 import { loadTrainConfig } from "../rl/config.js";
 import { scriptBatches } from "../rl/environments/quickstart/warmup.js";
@@ -18,14 +20,15 @@ import { Trainer } from "../rl/trainer.js";
 
 const FROM = 50;
 /**
- * Steps from one collection to the next. A forced collection throws optimised code away; one after every step would measure
- * how the compiled code grows as it is made again and again.
+ * Steps before the first, collections included, in which the compiled code settles: each forced collection throws
+ * optimised code away, and what V8 notes of it stops growing only after some hundred.
  */
-const EVERY = 25;
+const SETTLE = 200;
 const args = process.argv.slice(2);
 const steps = Number(args.find((arg) => /^\d+$/.test(arg)) ?? 500);
 const collect = globalThis.gc;
 if (!collect) throw new Error("give node the flag --expose-gc");
+const trim = args.includes("trim") ? koffi.load(null).func("int malloc_trim(size_t)") : () => {};
 
 const small = ["rollout.prompts=4", "rollout.samples=4", "prm.miniBatch=8", "policy.miniBatch=8"];
 const overrides = args.filter((arg) => arg.includes("="));
@@ -44,9 +47,12 @@ const folder = await mkdtemp(join(tmpdir(), "itpo-leak-"));
 const metrics = openMetrics(folder);
 
 const kinds = ["rss", "heapUsed", "arrayBuffers"] as const;
-/** One row a collection: step, then one number a kind. Made beforehand, so that keeping them takes no memory. */
-const samples = new Float64Array((kinds.length + 1) * Math.max(0, Math.floor(steps / EVERY)));
-let taken = 0;
+/** Per kind, one number a step; made beforehand, so that keeping them takes no memory during the steps. */
+const samples = kinds.map(() => new Float64Array(Math.max(0, steps - FROM + 1)));
+for (let step = 1; step <= SETTLE; step++) {
+  await trainer.step(step);
+  collect();
+}
 for (let step = 1; step <= steps; step++) {
   metrics.log((await trainer.step(step)).metrics);
   metrics.flush(step);
@@ -54,19 +60,20 @@ for (let step = 1; step <= steps; step++) {
     const { bytes, buffers } = backend.memory();
     console.log(`step ${step}: ${bytes.toLocaleString("en-US")} bytes in ${buffers} live buffers on ${backend.name}`);
   }
-  if (step < FROM || step % EVERY !== 0) continue;
   collect();
+  trim(0);
+  if (step < FROM) continue;
   const use = process.memoryUsage();
-  samples.set([step, ...kinds.map((kind) => use[kind])], (kinds.length + 1) * taken++);
+  kinds.forEach((kind, i) => {
+    samples[i][step - FROM] = use[kind];
+  });
 }
 metrics.close();
 await rm(folder, { recursive: true });
 
 for (const [i, kind] of kinds.entries()) {
-  const column = (at: number, j: number) => samples[(kinds.length + 1) * at + j];
-  const points = Array.from({ length: taken }, (_, at) => [column(at, 0), column(at, i + 1)] as const);
-  const { slope, error } = fitLine(points);
-  const size = (points.at(-1)![1] / 2 ** 20).toFixed(1);
+  const { slope, error } = fitLine(Array.from(samples[i], (bytes, at) => [FROM + at, bytes] as const));
+  const size = (samples[i].at(-1)! / 2 ** 20).toFixed(1);
   console.log(
     `${kind}: ${slope.toFixed(0)} ± ${error.toFixed(0)} bytes a step from step ${FROM} on, ${size} MiB at the end`,
   );

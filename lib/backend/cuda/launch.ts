@@ -20,3 +20,10 @@ export function packWidth(device: CudaDevice, extent: number, ...arrays: readonl
 export function loopGrid(device: CudaDevice, items: number, block: number): [number] {
   return [Math.min(Math.ceil(items / block), 16 * device.multiprocessors)];
 }
+
+/** Multiplications and additions of q·kᵀ and p·v below the diagonal. */
+export function causalFlops(offsets: Int32Array, heads: number, headDim: number): number {
+  let pairs = 0;
+  for (let s = 0; s + 1 < offsets.length; s++) pairs += (offsets[s + 1] - offsets[s]) ** 2 / 2;
+  return 4 * pairs * heads * headDim;
+}

@@ -1,30 +1,33 @@
 import type { CudaDevice } from "./device.js";
 import type { Block } from "./heap.js";
 
-/** An i32 array on the device. */
-export interface DeviceInts {
+/** A list of work, on the host and on the device. */
+export interface WorkList {
   readonly address: number;
-  readonly length: number;
+  readonly words: Int32Array;
 }
 
-/** Makes the i32 array that goes with `offsets` under `key`, or finds the one that was made before. */
-export type WorkLists = (offsets: Int32Array, key: string, build: () => Int32Array) => DeviceInts;
+/** Makes the list that goes with `key` under `name` and uploads it, or finds the one that was made before. */
+export type WorkLists = (key: object, name: string, make: () => Int32Array) => WorkList;
 
-/** Lists kept on the device; the layers of a step share theirs. */
+/** Lists kept on the device: those of one batch, forward and backward. */
 const KEPT = 4;
 
-/** Work lists of packed batches, uploaded once for all layers and forgotten when others take their place. */
+/**
+ * Work lists of packed batches, uploaded once for all layers and forgotten when others take their place. `key` (offsets, or
+ * what else describes the batch) must not change after its first use.
+ */
 export function workLists(device: CudaDevice): WorkLists {
-  const kept: { offsets: Int32Array; key: string; list: DeviceInts; block: Block }[] = [];
-  return (offsets, key, build) => {
-    const known = kept.find((entry) => entry.offsets === offsets && entry.key === key);
+  const kept: { key: object; name: string; list: WorkList; block: Block }[] = [];
+  return (key, name, make) => {
+    const known = kept.find((entry) => entry.key === key && entry.name === name);
     if (known) return known.list;
     if (kept.length === KEPT) device.giveBytes(kept.shift()!.block);
-    const values = build();
-    const block = device.takeBytes(values.byteLength, "work list");
-    device.copyIn(block.address, values);
-    const list = { address: block.address, length: values.length };
-    kept.push({ offsets, key, list, block });
+    const words = make();
+    const block = device.takeBytes(words.byteLength, "work list");
+    device.copyIn(block.address, words);
+    const list = { address: block.address, words };
+    kept.push({ key, name, list, block });
     return list;
   };
 }

@@ -9,7 +9,8 @@ type AttentionKernels = Pick<FusedKernels, "attention" | "attentionBackward" | "
 
 /** Attention: by Hopper's tensor cores for bf16 heads of 64 and 128, else by the kernels that run anywhere. */
 export function attentionKernels(context: CudaContext): AttentionKernels {
-  const [hopper, plain] = [attentionHopper(context, workLists(context.device)), attentionPlain(context)];
+  const lists = workLists(context.device);
+  const [hopper, plain] = [attentionHopper(context, lists), attentionPlain(context, lists)];
   const kernels = (x: ArrayRef, { headDim }: HeadLayout) =>
     context.device.capability === 90 && x.storage.dtype === "bf16" && (headDim === 64 || headDim === 128)
       ? hopper
@@ -18,6 +19,6 @@ export function attentionKernels(context: CudaContext): AttentionKernels {
     attention: (x, offsets, layout) => kernels(x, layout).attention(x, offsets, layout),
     attentionBackward: (dy, x, y, lse, offsets, layout) =>
       kernels(x, layout).attentionBackward(dy, x, y, lse, offsets, layout),
-    ...pagedAttentionKernel(context),
+    ...pagedAttentionKernel(context, lists),
   };
 }

@@ -1,5 +1,6 @@
 import type { ArrayRef, FusedKernels, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
+import { causalFlops } from "../launch.js";
 import { tensorMap } from "../tensorMap.js";
 import type { WorkLists } from "../workList.js";
 
@@ -80,7 +81,7 @@ export function attentionHopper(
       const defines = forwardDefines(headDim);
       const rows = 64 * defines.WARPGROUPS;
       const tiles = lists(offsets, `queries ${rows}`, () => queryTiles(offsets, rows));
-      const units = (tiles.length / 4) * heads;
+      const units = (tiles.words.length / 4) * heads;
       const { keys, stages } = FORWARD;
       const shared = 2 * headDim * (rows + 2 * stages * keys) + 4 * headDim * rows + EXTRA_SHARED;
       const fn = device.kernels.get("attentionHopper", "attention_hopper", "mpiiipp", defines, shared);
@@ -100,7 +101,7 @@ export function attentionHopper(
       const { rows, flow, stages, headsOfBlock } = BACKWARD;
       const keys = lists(offsets, `keys ${rows}`, () => keyTiles(offsets, rows));
       const queries = lists(offsets, `queries ${rows}`, () => queryTiles(offsets, rows));
-      const tiles = keys.length / 4;
+      const tiles = keys.words.length / 4;
       const parts = Math.ceil(heads / kvHeads / headsOfBlock);
       const counters = 2 * tiles * kvHeads;
       const defines = backwardDefines(headDim);
@@ -138,11 +139,4 @@ export function attentionHopper(
       return dx;
     },
   };
-}
-
-/** Multiplications and additions of q·kᵀ and p·v below the diagonal. */
-export function causalFlops(offsets: Int32Array, heads: number, headDim: number): number {
-  let pairs = 0;
-  for (let s = 0; s + 1 < offsets.length; s++) pairs += (offsets[s + 1] - offsets[s]) ** 2 / 2;
-  return 4 * pairs * heads * headDim;
 }

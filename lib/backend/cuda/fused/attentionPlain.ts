@@ -2,9 +2,9 @@ import type { DType } from "../../../dtype.js";
 import type { ArrayRef, FusedKernels, HeadLayout, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
-import type { Block } from "../heap.js";
 import type { Defines, Kernel } from "../kernels.js";
-import { cType } from "../launch.js";
+import { causalFlops, cType } from "../launch.js";
+import type { WorkLists } from "../workList.js";
 
 /** Which kernels compute an attention, and their shape; constants as in kernels/attentionTile.cuh. */
 export interface AttentionVariant {
@@ -96,64 +96,13 @@ function packedItems(offsets: Int32Array, step: number, perToken: number, longes
   return Int32Array.from(items.sort((a, b) => work(b) - work(a)).flat());
 }
 
-interface WorkList {
-  readonly address: number;
-  readonly words: Int32Array;
-  live: boolean;
-}
-
-/** Device memory that an owner's lists take, at the start. */
-const RING_BYTES = 2 ** 20;
-
-/**
- * Lists of work on the device, kept while `key` lives, so that the layers of a step share one upload; `key` must not
- * change. They lie in a ring, in which the oldest are overwritten: a list is good until the next call.
- */
-export function listRing(device: CudaDevice): (key: object, name: string, make: () => Int32Array) => WorkList {
-  const known = new WeakMap<object, Map<string, WorkList>>();
-  let ring: Block | undefined;
-  let [size, at] = [0, 0];
-  let lists: WorkList[] = [];
-
-  /** Address of `bytes` of the ring; what was there is dead. */
-  const place = (bytes: number): number => {
-    if (!ring || 4 * bytes > size) {
-      if (ring) device.giveBytes(ring);
-      for (const list of lists) list.live = false;
-      [lists, size, at] = [[], Math.max(RING_BYTES, 8 * bytes), 0];
-      ring = device.takeBytes(size, "attention work lists");
-    }
-    if (at + bytes > size) at = 0;
-    const [start, end] = [ring.address + at, ring.address + at + bytes];
-    lists = lists.filter((list) => {
-      list.live = list.address >= end || list.address + list.words.byteLength <= start;
-      return list.live;
-    });
-    at += Math.ceil(bytes / 256) * 256;
-    return start;
-  };
-
-  return (key, name, make) => {
-    const named = known.get(key) ?? new Map<string, WorkList>();
-    known.set(key, named);
-    const old = named.get(name);
-    if (old?.live) return old;
-    const words = old?.words ?? make();
-    const list = { address: place(words.byteLength), words, live: true };
-    device.copyIn(list.address, words);
-    lists.push(list);
-    named.set(name, list);
-    return list;
-  };
-}
-
 /** Attention by kernels/attentionMma.cu (bf16, headDim 64 or 128) or kernels/attentionPlain.cu (all else). */
-export function attentionPlain({ device, empty }: CudaContext): Pick<FusedKernels, "attention" | "attentionBackward"> {
-  const upload = listRing(device);
+export function attentionPlain(
+  { device, empty }: CudaContext,
+  lists: WorkLists,
+): Pick<FusedKernels, "attention" | "attentionBackward"> {
   const variantOf = attentionVariants(device);
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
-  const causalFlops = (offsets: Int32Array, heads: number, headDim: number) =>
-    offsets.reduce((sum, to, s) => sum + (s === 0 ? 0 : 2 * (to - offsets[s - 1]) ** 2 * heads * headDim), 0);
 
   return {
     /** x [tokens, (heads + 2·kvHeads)·headDim] → y [tokens, heads·headDim], lse f32 [tokens, heads] (natural logarithm). */
@@ -164,7 +113,7 @@ export function attentionPlain({ device, empty }: CudaContext): Pick<FusedKernel
       const lse = empty("f32", tokens * heads, "attention statistics");
       const { mma, rows, block, shared, scales, kernel } = variantOf(x, layout);
       const group = heads / kvHeads;
-      const items = upload(offsets, `${rows} ${group}`, () => packedItems(offsets, rows, group, true));
+      const items = lists(offsets, `${rows} ${group}`, () => packedItems(offsets, rows, group, true));
       const fn = mma
         ? kernel("attentionMma", "attention_mma", "ppiiffpp", shared)
         : kernel("attentionPlain", "attention_plain", "ppiifpp", shared);
@@ -201,9 +150,8 @@ export function attentionPlain({ device, empty }: CudaContext): Pick<FusedKernel
           ["dq", group, 1.5],
           ["dkv", 1, 2],
         ] as const) {
-          // The second list may overwrite the first, which has been read by then.
           const queries = name === "dq";
-          const { address, words } = upload(offsets, queries ? `${rows} ${group}` : `${rows} keys`, () =>
+          const { address, words } = lists(offsets, queries ? `${rows} ${group}` : `${rows} keys`, () =>
             packedItems(offsets, rows, perToken, queries),
           );
           device.launch(gradient(name), [dyAt, xAt, lseAt, delta, address, heads, kvHeads, ...factors, whole(dx)], {

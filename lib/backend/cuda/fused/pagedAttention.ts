@@ -1,7 +1,8 @@
 import type { FusedKernels, PagedContext, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { Kernel } from "../kernels.js";
-import { type AttentionVariant, attentionVariants, type Item, listRing } from "./attentionPlain.js";
+import type { WorkLists } from "../workList.js";
+import { type AttentionVariant, attentionVariants, type Item } from "./attentionPlain.js";
 
 /** Keys whose partial result stands alone, as in kernels/attentionTile.cuh. */
 const CHUNK = 512;
@@ -58,8 +59,10 @@ function makePlan(context: PagedContext, group: number, { mma, rows }: Attention
  * Attention to a paged cache by kernels/pagedAttention.cu. A row gets the bits that `attentionPlain` gives it, however the
  * batch is made up.
  */
-export function pagedAttentionKernel({ device, empty }: CudaContext): Pick<FusedKernels, "pagedAttention"> {
-  const upload = listRing(device);
+export function pagedAttentionKernel(
+  { device, empty }: CudaContext,
+  lists: WorkLists,
+): Pick<FusedKernels, "pagedAttention"> {
   const variantOf = attentionVariants(device);
   const plans = new WeakMap<Int32Array, Plan>();
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
@@ -75,7 +78,7 @@ export function pagedAttentionKernel({ device, empty }: CudaContext): Pick<Fused
       const variant = variantOf(x, layout);
       const { mma, rows, block, shared, scales, kernel } = variant;
       const group = heads / kvHeads;
-      const list = upload(context, `${mma} ${rows} ${group}`, () => {
+      const list = lists(context, `${mma} ${rows} ${group}`, () => {
         const [plan, words] = makePlan(context, group, variant);
         plans.set(words, plan);
         return words;

@@ -1,16 +1,17 @@
 // Causal attention over packed sequences, backward, with grouped queries, on Hopper's tensor cores: dx = [dq | dk | dv] of
-// y = softmax(headDim^-0.5 q k^T) v, laid out as x (see attentionHopper.cu). The same inputs give the same bits, in any batch.
+// y = softmax(headDim^-0.5 q k^T) v, laid out as x (see attentionHopper.cu; heads must be a multiple of kvHeads). The gradients
+// of a sequence have the same bits on every run and in any batch.
 //
-// Two launches. attention_backward_stats makes, per tile of 64 queries and head, {lse log2(e), sum of dy y} of each query.
-// attention_backward then has two kinds of blocks that share nothing: one keeps 128 keys and their values and lets the queries and
-// dy of one or more heads flow by, for dk and dv; one keeps 128 queries and their dy and lets keys and values flow by, for dq.
-// Scores are computed by both (7 products instead of 5), so that no block waits for another. The heads of a group are dealt
-// to `parts` blocks, whose sums the last one to finish adds in order.
+// Two launches. attention_backward_stats makes {lse log2(e), sum of dy y} of each query and head. attention_backward then has two
+// kinds of blocks, none of which waits for another: 128 keys and their values stay in shared memory while the queries and
+// dy of some heads flow by, for dk and dv; or 128 queries and their dy stay while keys and values flow by, for dq. Scores are
+// computed for both: 7 products where one kernel that adds to dq from all keys would do 5. The query heads of a key head are
+// dealt to `parts` blocks; the last of them to finish adds up all, in order. `parts` must depend on the layout of heads only.
 //
-// Work lists: per tile of 128 rows four i32 {first row of the sequence in x, its length, position of the tile, the sequence's first
-// tile of 64 in stats}; keyTiles with most queries first, queryTiles with most keys first. A sequence takes an even number of
-// tiles of 64. Scratch, in f32: stats [tiles of 64, heads, 2, 64]; partial [keyTiles, kvHeads, parts, 2, 128, headDim], if parts > 1;
-// and i32 counters [keyTiles, kvHeads, 2].
+// Work lists: per tile of 128 rows four i32 {first row of the sequence in x, its length, position of the tile, slot of the
+// sequence}: keyTiles, those with most queries first, and queryTiles, those with most keys first. A slot is 64 rows of a sequence
+// in stats; a sequence has an even number of them. Scratch: f32 stats [slots, heads, 2, 64]; f32 partial [keyTiles, kvHeads, parts,
+// 2, 128, headDim] if parts > 1; i32 counters [keyTiles, kvHeads, 2]. Nothing needs to be zero before.
 #include "hopper.cuh"
 
 #ifndef HEAD_DIM
@@ -331,7 +332,8 @@ __device__ __forceinline__ void consume(const Tile *list, int block, int heads, 
       weigh(second, ds, flow2 + at);
       wgmma_commit();
     }
-    wgmma_wait<opens.is && !keysStay ? 0 : DP_WAIT>();
+    // With 128 dimensions ptxas has no registers for a product under way here, and would serialize all (note C7512).
+    wgmma_wait<opens.is && !keysStay ? 0 : HEAD_DIM == 64>();
     hold(dp);
 #pragma unroll
     for (int j = 0; j < FLOW / 8; j++) {
