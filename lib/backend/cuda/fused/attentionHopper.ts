@@ -8,13 +8,15 @@ import type { WorkLists } from "../workList.js";
 const BOX = 64;
 /** As in kernels/attentionHopper.cu. */
 const FORWARD = { keys: 128, stages: 2 };
-/** As in kernels/attentionBackwardHopper.cu; a block sums dk and dv over `headsOfBlock` query heads. */
-const BACKWARD = { rows: 128, flow: 64, stages: 4, headsOfBlock: 4 };
+/** As in kernels/attentionBackwardHopper.cu. */
+const BACKWARD = { rows: 128, flow: 64, stages: 4 };
+/** Query heads over which a block sums dk and dv, by headDim: part of the order of addition, so it depends on nothing else. */
+const headsOfBlock = (headDim: number) => (headDim === 64 ? 2 : 4);
 /** Shared memory for barriers and alignment. */
 const EXTRA_SHARED = 128 + 1024;
 
 const forwardDefines = (headDim: number) => ({ HEAD_DIM: headDim, WARPGROUPS: headDim === 64 ? 3 : 2 });
-const backwardDefines = (headDim: number) => ({ HEAD_DIM: headDim, DP_WAIT: 0 });
+const backwardDefines = (headDim: number) => ({ HEAD_DIM: headDim });
 
 /** The files below as they are compiled: large ones, worth compiling at the same time. */
 export const attentionHopperModules = [64, 128].flatMap((headDim) => [
@@ -98,11 +100,11 @@ export function attentionHopper(
       const [tokens, width] = x.shape;
       const dx = empty("bf16", tokens * width, "attention gradient");
       if (tokens === 0) return dx;
-      const { rows, flow, stages, headsOfBlock } = BACKWARD;
+      const { rows, flow, stages } = BACKWARD;
       const keys = lists(offsets, `keys ${rows}`, () => keyTiles(offsets, rows));
       const queries = lists(offsets, `queries ${rows}`, () => queryTiles(offsets, rows));
       const tiles = keys.words.length / 4;
-      const parts = Math.ceil(heads / kvHeads / headsOfBlock);
+      const parts = Math.ceil(heads / kvHeads / headsOfBlock(headDim));
       const counters = 2 * tiles * kvHeads;
       const defines = backwardDefines(headDim);
       const shared = 4 * headDim * (rows + stages * flow) + 8 * stages * flow + EXTRA_SHARED;
