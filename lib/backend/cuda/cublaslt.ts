@@ -50,10 +50,11 @@ const EPILOGUE_BIAS = 4;
 const [LAYOUT_BATCH_COUNT, LAYOUT_STRIDE] = [5, 6];
 // cublasLtMatmulPreferenceAttributes_t
 const [PREFER_WORKSPACE, PREFER_REDUCTION, PREFER_ALIGNMENT_A] = [1, 3, 5];
-/** Bytes of cublasLtMatmulHeuristicResult_t: algo (64), workspace, state, waves, reserved. */
+/** Bytes of cublasLtMatmulHeuristicResult_t, which begins with the algorithm. */
 const RESULT_BYTES = 96;
-const ALGO_BYTES = 64;
 const WORKSPACE_BYTES = 32 * 2 ** 20;
+/** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
+const FEW_ROWS = 16;
 
 interface Plan {
   readonly desc: number;
@@ -65,6 +66,9 @@ interface Plan {
   /** The bias that `desc` names now. */
   bias: number;
 }
+
+/** Layouts of b, a and c. */
+type Operands = readonly [first: number, second: number, result: number];
 
 type Call = (...args: unknown[]) => void;
 
@@ -79,6 +83,8 @@ export class CublasLt {
   readonly #plans = new Map<string, Plan>();
   readonly #matmul: Call;
   readonly #heuristic: Call;
+  /** Gives the status back: whether an algorithm takes a product. */
+  readonly #check: (...args: unknown[]) => number;
   readonly #descCreate: Call;
   readonly #descSet: Call;
   readonly #layoutCreate: Call;
@@ -115,6 +121,9 @@ export class CublasLt {
       "cublasLtMatmulAlgoGetHeuristic",
       "uint64_t handle, uint64_t desc, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t preference, int count, void *results, int *found",
     );
+    this.#check = library.func(
+      "int cublasLtMatmulAlgoCheck(uint64_t handle, uint64_t desc, uint64_t a, uint64_t b, uint64_t c, uint64_t d, void *algo, void *result)",
+    ) as (...args: unknown[]) => number;
     this.#matmul = bind(
       "cublasLtMatmul",
       "uint64_t handle, uint64_t desc, uint64_t alpha, uint64_t a, uint64_t aLayout, uint64_t b, uint64_t bLayout, uint64_t beta, uint64_t c, uint64_t cLayout, uint64_t d, uint64_t dLayout, uint64_t algo, uint64_t workspace, uint64_t workspaceBytes, uint64_t stream",
@@ -199,28 +208,35 @@ export class CublasLt {
       }
       return handle;
     };
-    plan = {
-      desc,
-      a: layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, strideB ?? k * n),
-      b: layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, strideA ?? m * k),
-      c: layout(resultType, n, m, c.pitch, strideC ?? m * n),
-      algo: 0,
-      bias: product.bias ?? 0,
-    };
+    const layouts = (m: number): Operands => [
+      layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, strideB ?? k * n),
+      layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, strideA ?? m * k),
+      layout(resultType, n, m, c.pitch, strideC ?? m * n),
+    ];
     alignments.forEach((alignment, i) => {
       this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
     });
-    const [results, found] = [new Uint8Array(RESULT_BYTES), new Int32Array(1)];
-    const { a: first, b: second, c: result } = plan;
-    try {
-      this.#heuristic(this.#handle, ...[desc, first, second, result, result, this.#preference, 1, results, found]);
-    } catch (error) {
-      throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
+    const own = layouts(m);
+    const algo = hostMemory(RESULT_BYTES);
+    const choose = ([first, second, result]: Operands) => {
+      const found = new Int32Array(1);
+      const operands = [first, second, result, result];
+      try {
+        this.#heuristic(this.#handle, desc, ...operands, this.#preference, 1, algo.bytes, found);
+      } catch (error) {
+        throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
+      }
+      if (found[0] === 0) throw new Error(`matmul: cuBLASLt has no algorithm for ${dtype} ${m}×${n}×${k}`);
+    };
+    const [first, second, result] = own;
+    let chosen = false;
+    if (m < FEW_ROWS && !transposeA) {
+      choose(layouts(FEW_ROWS));
+      const needs = new Uint8Array(RESULT_BYTES);
+      chosen = this.#check(this.#handle, desc, first, second, result, result, algo.bytes, needs) === 0;
     }
-    if (found[0] === 0) throw new Error(`matmul: cuBLASLt has no algorithm for ${dtype} ${m}×${n}×${k}`);
-    const algo = hostMemory(ALGO_BYTES);
-    algo.bytes.set(results.subarray(0, ALGO_BYTES));
-    plan = { ...plan, algo: algo.address };
+    if (!chosen) choose(own);
+    plan = { desc, a: first, b: second, c: result, algo: algo.address, bias: product.bias ?? 0 };
     this.#plans.set(key, plan);
     return plan;
   }

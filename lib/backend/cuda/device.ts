@@ -36,6 +36,8 @@ const LARGE_GROWTH = 64 * 2 ** 20;
 /** Uploads up to this go through page-locked memory, so that they do not wait for the stream. */
 const STAGED_BYTES = 4 * 2 ** 20;
 const ARGUMENT_BYTES = 4096;
+/** Largest struct among the arguments. */
+const STRUCT_BYTES = 256;
 /** CUresult of faults inside kernels, which end the context: from CUDA_ERROR_ILLEGAL_ADDRESS on. */
 const FIRST_FAULT = 700;
 /** How many launches are remembered for the message of a kernel that trapped. */
@@ -144,7 +146,7 @@ export class CudaDevice {
     }
   }
 
-  /** Enqueues a kernel. `args` follow its signature: numbers, and bytes for tensor maps. */
+  /** Enqueues a kernel. `args` follow its signature: numbers, and the bytes of structs. */
   launch(kernel: Kernel, args: readonly (number | Uint8Array)[], launch: Launch): void {
     const [x, y = 1, z = 1] = launch.grid;
     if (x === 0 || y === 0 || z === 0) return;
@@ -292,7 +294,7 @@ export class CudaDevice {
         case "f":
           view.setFloat32(at, value, true);
           break;
-        case "m":
+        case "s":
           this.#argumentBytes.set(args[i] as Uint8Array, at);
           break;
         default: // p and l
@@ -406,12 +408,12 @@ interface ArgumentLayout {
   readonly addresses: number;
 }
 
-/** A place for each argument from `start` on: eight bytes, and 128 at a multiple of 64 for a tensor map. */
+/** A place for each argument from `start` on: eight bytes, and `STRUCT_BYTES` at a multiple of 64 for a struct. */
 function argumentLayout(signature: string, start: number): ArgumentLayout {
   let end = 0;
   const offsets = [...signature].map((letter) => {
-    const offset = letter === "m" ? Math.ceil(end / 64) * 64 : end;
-    end = offset + (letter === "m" ? 128 : 8);
+    const offset = letter === "s" ? Math.ceil(end / 64) * 64 : end;
+    end = offset + (letter === "s" ? STRUCT_BYTES : 8);
     return offset;
   });
   if (end > ARGUMENT_BYTES) throw new Error(`a kernel takes at most ${ARGUMENT_BYTES} bytes of arguments, not ${end}`);

@@ -7,7 +7,7 @@ import { cubin, cubinAsync, type Program } from "./nvrtc.js";
 export interface Kernel {
   readonly name: string;
   readonly handle: number;
-  /** One letter an argument: p address, i i32, l i64, f f32, m a CUtensorMap (128 bytes). */
+  /** One letter an argument: p address, i i32, l i64, f f32, s a struct, such as a CUtensorMap. */
   readonly signature: string;
 }
 

@@ -35,7 +35,9 @@ export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> 
   return {
     matmul(a, b, spec, bias, addend) {
       if (spec.k === 0) return emptyProduct(a.storage.dtype, spec, bias, addend);
-      const c = result(a.storage.dtype, spec, `matmul ${spec.m}×${spec.n}`);
+      const { dtype } = a.storage;
+      if (bias && addend && dtype !== "f32") return roundedSum(a, b, spec, bias, addend);
+      const c = result(dtype, spec, `matmul ${spec.m}×${spec.n}`);
       multiply(a, b, c, spec, { bias, addend });
       return c.storage;
     },
@@ -46,6 +48,16 @@ export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> 
       return c.storage;
     },
   };
+
+  /** a·b + bias + addend, rounded once: with both terms cuBLASLt rounds in between. */
+  function roundedSum(a: ArrayRef, b: ArrayRef, spec: MatmulSpec, bias: ArrayRef, addend: ArrayRef): Storage {
+    const product = result("f32", spec, "matmul");
+    multiply(a, b, product, spec, {});
+    const terms = [product, bias, { ...addend, shape: product.shape }];
+    const sum = elementwise(context, "a + b + c", terms, product.shape, a.storage.dtype, "matmul");
+    product.storage.backend.free(product.storage);
+    return sum;
+  }
 
   /** A product over no elements: the sum of what is added to it. */
   function emptyProduct(dtype: DType, { batch, m, n }: MatmulSpec, ...terms: (ArrayRef | undefined)[]): Storage {

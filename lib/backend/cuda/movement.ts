@@ -100,13 +100,8 @@ function copy({ device }: CudaContext, bytes: number, shape: Shape, from: Side, 
   const count = size / word;
   const index = indexFor(count, walk.shape, ...walk.strides);
   const letter = index === "u32" ? "i" : "l";
-  const kernel = device.kernels.get(
-    "movement",
-    "copy_strided",
-    `pp${letter.repeat(1 + 3 * rank)}`,
-    defines(word, rank, index),
-  );
-  device.launch(kernel, [from.address, to.address, count, ...walk.shape, ...walk.strides.flat()], {
+  const kernel = device.kernels.get("movement", "copy_strided", `pp${letter}s`, defines(word, rank, index));
+  device.launch(kernel, [from.address, to.address, count, axesStruct(index, walk.shape, ...walk.strides)], {
     grid: loopGrid(device, count, BLOCK),
     block: BLOCK,
     bytes: 2 * size,
@@ -129,15 +124,22 @@ function transpose({ device }: CudaContext, bytes: 1 | 2 | 4, shape: Shape, from
   const index = indexFor(size, merged.shape, read, write);
   const tile = tileOf(bytes);
   const letter = index === "u32" ? "i" : "l";
-  const signature = `pp${letter.repeat(4 + 3 * batch.length)}`;
+  const signature = `pp${letter.repeat(4)}s`;
   const kernel = device.kernels.get("movement", "transpose", signature, defines(bytes, batch.length, index));
-  const axes = [...batch, ...walked(read, 0), ...walked(write, 0)];
-  device.launch(kernel, [from.address, to.address, rows, columns, read[last], write[other], ...axes], {
+  const axes = axesStruct(index, batch, walked(read, 0), walked(write, 0));
+  device.launch(kernel, [from.address, to.address, rows, columns, read[last], write[other], axes], {
     grid: [Math.ceil(rows / tile) * Math.ceil(columns / tile) * sizeOf(batch)],
     block: BLOCK,
     bytes: 2 * size * bytes,
   });
   return true;
+}
+
+/** `struct Axes` of kernels/movement.cu. */
+function axesStruct(index: "u32" | "u64", ...lists: readonly (readonly number[])[]): Uint8Array {
+  const values = lists.flat();
+  const words = index === "u32" ? Uint32Array.from(values) : BigUint64Array.from(values, BigInt);
+  return new Uint8Array(words.buffer);
 }
 
 function tileOf(bytes: number): number {

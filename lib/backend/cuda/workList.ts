@@ -20,8 +20,12 @@ const KEPT = 4;
 export function workLists(device: CudaDevice): WorkLists {
   const kept: { key: object; name: string; list: WorkList; block: Block }[] = [];
   return (key, name, make) => {
-    const known = kept.find((entry) => entry.key === key && entry.name === name);
-    if (known) return known.list;
+    const at = kept.findIndex((entry) => entry.key === key && entry.name === name);
+    if (at >= 0) {
+      // To the end, so that a list is never the next to go while a launch asks for a second one.
+      kept.push(...kept.splice(at, 1));
+      return kept.at(-1)!.list;
+    }
     if (kept.length === KEPT) device.giveBytes(kept.shift()!.block);
     const words = make();
     const block = device.takeBytes(words.byteLength, "work list");

@@ -86,7 +86,7 @@ export function attentionHopper(
       const units = (tiles.words.length / 4) * heads;
       const { keys, stages } = FORWARD;
       const shared = 2 * headDim * (rows + 2 * stages * keys) + 4 * headDim * rows + EXTRA_SHARED;
-      const fn = device.kernels.get("attentionHopper", "attention_hopper", "mpiiipp", defines, shared);
+      const fn = device.kernels.get("attentionHopper", "attention_hopper", "spiiipp", defines, shared);
       device.launch(fn, [boxes(x), tiles.address, units, heads, kvHeads, at(y), at(lse)], {
         grid: [Math.min(units, device.multiprocessors)],
         block: (defines.WARPGROUPS + 1) * 128,
@@ -110,7 +110,7 @@ export function attentionHopper(
       const shared = 4 * headDim * (rows + stages * flow) + 8 * stages * flow + EXTRA_SHARED;
       const file = "attentionBackwardHopper";
       const stats = device.kernels.get(file, "attention_backward_stats", "ppppippi", defines);
-      const main = device.kernels.get(file, "attention_backward", "mmppiiiipppp", defines, shared);
+      const main = device.kernels.get(file, "attention_backward", "ssppiiiipppp", defines, shared);
       const statsBytes = 4 * tiles * heads * 2 * rows;
       const partialBytes = parts > 1 ? 4 * tiles * kvHeads * parts * 2 * rows * headDim : 16;
       device.withScratch(statsBytes + 4 * counters, "attention scratch", (statsAt) => {

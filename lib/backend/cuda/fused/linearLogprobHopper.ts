@@ -74,7 +74,7 @@ export function linearLogprobHopper({ device }: CudaContext): HopperHead {
 
     forward(hidden, weight, rows, at, temperature) {
       const [vocabulary, width] = weight.shape;
-      const main = kernel("linear_logprob_hopper", "mmpppiiiif", forwardShared);
+      const main = kernel("linear_logprob_hopper", "sspppiiiif", forwardShared);
       const merge = kernel("linear_logprob_merge", "ppppppii");
       const chunks = Math.ceil(vocabulary / TILE.columns);
       device.withScratch(12 * chunks * rows.count, "linearLogprob scratch", (parts) =>
@@ -104,7 +104,7 @@ export function linearLogprobHopper({ device }: CudaContext): HopperHead {
 
     gradient(hidden, weight, rows, columns, at, dz, temperature) {
       const width = weight.shape[1];
-      const fn = kernel("linear_logprob_backward_hopper", "mmmpppppiiiiif", backwardShared);
+      const fn = kernel("linear_logprob_backward_hopper", "ssspppppiiiiif", backwardShared);
       const target = tensorMap(device.driver, {
         ...dz,
         rows: rows.count,
