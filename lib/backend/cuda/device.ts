@@ -263,9 +263,14 @@ export class CudaDevice {
     this.#large.trim();
   }
 
-  /** Gives everything back. Arrays on the device are gone. */
+  /** Gives everything back, as far as the device still answers. Arrays on the device are gone. */
   close(): void {
-    this.driver.streamSynchronize(this.stream);
+    try {
+      this.driver.streamSynchronize(this.stream);
+    } catch {
+      // After a fault the context is lost, and with it all there is to give back.
+      return;
+    }
     this.#reclaimStaged();
     for (const event of this.#idleEvents.splice(0)) this.driver.eventDestroy(event);
     this.kernels.close();
