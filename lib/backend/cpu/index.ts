@@ -121,14 +121,15 @@ export function createCpu(options: CpuOptions = {}): Backend {
     matmul: (a, b, { batch, m, n, k, transposeA, transposeB }, bias, addend) =>
       compute(a.storage.dtype, batch * m * n, (out) => {
         const [as, bs, ys] = [numbers(a) as Floats, numbers(b) as Floats, out as Floats];
-        if (addend) ys.set(numbers(addend));
-        if (bias) addRows(ys, numbers(bias) as Floats, !addend);
-        const [lda, ldb, beta] = [transposeA ? m : k, transposeB ? k : n, bias || addend ? 1 : 0];
+        if (bias) for (let i = 0, row = numbers(bias) as Floats; i < m * batch; i++) ys.set(row, i * n);
+        const [lda, ldb, beta] = [transposeA ? m : k, transposeB ? k : n, bias ? 1 : 0];
         for (let i = 0; i < batch; i++) {
           const [ai, bi, yi] = [as.subarray(i * m * k), bs.subarray(i * k * n), ys.subarray(i * m * n)];
-          if (k === 0 && beta === 0) yi.fill(0, 0, m * n);
+          if (k === 0 && !bias) yi.fill(0, 0, m * n);
           if (k > 0) blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
         }
+        // After the product: how a BLAS adds to what is there depends on the number of rows.
+        if (addend) for (let i = 0, past = numbers(addend); i < ys.length; i++) ys[i] += past[i];
       }),
     permute: (x, axes) => move(x, sizeOf(x.shape), (from, to) => movement.permuteCopy(from, x.shape, axes, to)),
     slice: (x, starts, sizes) =>
@@ -162,12 +163,4 @@ export function createCpu(options: CpuOptions = {}): Backend {
     close: () => pool.trim(),
   };
   return backend;
-}
-
-/** Adds `row` to every row of `y`, or puts it there. */
-function addRows(y: Floats, row: Floats, first: boolean): void {
-  for (let at = 0; at < y.length; at += row.length) {
-    if (first) y.set(row, at);
-    else for (let j = 0; j < row.length; j++) y[at + j] += row[j];
-  }
 }
