@@ -1,5 +1,6 @@
 import { InputError, openDevice } from "../../lib/index.js";
 import { chatRenderer, generate, loadQwen, loadTokenizer } from "../../models/index.js";
+import { dtypeOption } from "./dtype.js";
 
 const DEFAULT_TOKENS = 256;
 
@@ -12,6 +13,7 @@ export async function generateCommand(options: {
   readonly temperature: string;
   readonly seed: string;
   readonly device: string;
+  readonly dtype: string;
 }): Promise<void> {
   const { prompt, message, system } = options;
   if ((prompt === undefined) === (message === undefined)) throw new InputError("give one of --prompt and --message");
@@ -20,7 +22,7 @@ export async function generateCommand(options: {
   const seed = number("--seed", options.seed, 0);
   const tokenizer = await loadTokenizer(options.model);
   const backend = await openDevice(options.device);
-  const model = await loadQwen(options.model, { backend });
+  const model = await loadQwen(options.model, { backend, dtype: dtypeOption(options.dtype, backend) });
   const chat = message === undefined ? undefined : chatRenderer(tokenizer);
   const tokens = chat
     ? chat.open([

@@ -45,7 +45,8 @@ program
   .option("--max-tokens <n>", "most tokens to draw (default: 256, or what the model has room for)")
   .option("--temperature <t>", "0 takes the most likely token", "1")
   .option("--seed <n>", "seed of the noise", "0")
-  .option("--device <name>", "auto, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
+  .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
+  .option("--dtype <type>", "f32 or bf16, of weights and activations", "f32")
   .action(async (options) => (await import("./generate.js")).generateCommand(options));
 
 program
@@ -54,7 +55,8 @@ program
   .requiredOption("--model <folder>", "Hugging Face model folder")
   .requiredOption("--input <file>", 'JSON: {"sequences": [[ids…], …]}')
   .requiredOption("--output <file>", 'JSON: {"logprobs": [[…]], "entropy": [[…]]}')
-  .option("--device <name>", "auto, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
+  .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
+  .option("--dtype <type>", "f32 or bf16, of weights and activations", "f32")
   .action(async (options) => (await import("./score.js")).scoreCommand(options));
 
 program

@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { InputError, openDevice } from "../../lib/index.js";
 import { loadQwen, score, writeWhole } from "../../models/index.js";
+import { dtypeOption } from "./dtype.js";
 
 const inputSchema = z.object({ sequences: z.array(z.array(z.number())) });
 
@@ -10,10 +11,11 @@ export async function scoreCommand(options: {
   readonly input: string;
   readonly output: string;
   readonly device: string;
+  readonly dtype: string;
 }): Promise<void> {
   const { sequences } = await readInput(options.input);
   const backend = await openDevice(options.device);
-  const model = await loadQwen(options.model, { backend });
+  const model = await loadQwen(options.model, { backend, dtype: dtypeOption(options.dtype, backend) });
   const { logprobs, entropy } = await score(model, sequences).catch((error) => {
     throw error instanceof InputError ? new InputError(`${options.input}: ${error.message}`) : error;
   });

@@ -296,6 +296,10 @@ const mistakes: Record<string, Mistake> = {
     args: (_, model) => [...scoring(model), "--device", "quantum"],
     message: /device 'quantum' does not exist; use auto, cuda, cuda:1, cpu/,
   },
+  "an element type that does not exist": {
+    args: (_, model) => [...scoring(model), "--dtype", "f8"],
+    message: /--dtype is 'f8'; give f32 or bf16/,
+  },
   "a recipe that does not exist": {
     args: () => ["train", "nothing"],
     message: /recipe 'nothing': .*cannot be read; recipes are .*quickstart/,
