@@ -1,9 +1,11 @@
 /**
  * What training leaves behind: the quickstart's warm-up, then its steps at a reduced batch and what a run keeps of them.
- * Prints the bytes in live tensors, which must not change, and what the process gains per step after forced collections.
- * With `trim` the C library is asked, after each collection, to give back what it holds of freed memory (glibc).
+ * Prints the bytes in live tensors, which must not change, and what the process gains per step, sampled after forced
+ * collections and after the C library (glibc) has given back what it holds of freed memory.
  *
- *     node --expose-gc dist/bench/leak.js [STEPS] [trim] [key.path=value…]
+ *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded dist/bench/leak.js [STEPS] [key.path=value…]
+ *
+ * The flags keep V8's compiling threads, whose arenas come and go by megabytes, out of the figure.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -20,15 +22,15 @@ import { Trainer } from "../rl/trainer.js";
 
 const FROM = 50;
 /**
- * Steps before the first, collections included, in which the compiled code settles: each forced collection throws
- * optimised code away, and what V8 notes of it stops growing only after some hundred.
+ * Steps from one collection to the next. A forced collection throws optimised code away: one after every step measures how
+ * V8 grows by compiling the same functions again and again (1.2 kB a step).
  */
-const SETTLE = 200;
+const EVERY = 25;
 const args = process.argv.slice(2);
 const steps = Number(args.find((arg) => /^\d+$/.test(arg)) ?? 500);
 const collect = globalThis.gc;
 if (!collect) throw new Error("give node the flag --expose-gc");
-const trim = args.includes("trim") ? koffi.load(null).func("int malloc_trim(size_t)") : () => {};
+const trim = process.platform === "linux" ? koffi.load(null).func("int malloc_trim(size_t)") : () => {};
 
 const small = ["rollout.prompts=4", "rollout.samples=4", "prm.miniBatch=8", "policy.miniBatch=8"];
 const overrides = args.filter((arg) => arg.includes("="));
@@ -47,12 +49,9 @@ const folder = await mkdtemp(join(tmpdir(), "itpo-leak-"));
 const metrics = openMetrics(folder);
 
 const kinds = ["rss", "heapUsed", "arrayBuffers"] as const;
-/** Per kind, one number a step; made beforehand, so that keeping them takes no memory during the steps. */
-const samples = kinds.map(() => new Float64Array(Math.max(0, steps - FROM + 1)));
-for (let step = 1; step <= SETTLE; step++) {
-  await trainer.step(step);
-  collect();
-}
+/** One row a collection: the step, then one number a kind. Made beforehand, so that keeping them takes no memory. */
+const samples = new Float64Array((kinds.length + 1) * Math.max(0, Math.floor(steps / EVERY)));
+let taken = 0;
 for (let step = 1; step <= steps; step++) {
   metrics.log((await trainer.step(step)).metrics);
   metrics.flush(step);
@@ -60,20 +59,20 @@ for (let step = 1; step <= steps; step++) {
     const { bytes, buffers } = backend.memory();
     console.log(`step ${step}: ${bytes.toLocaleString("en-US")} bytes in ${buffers} live buffers on ${backend.name}`);
   }
+  if (step < FROM || step % EVERY !== 0) continue;
   collect();
   trim(0);
-  if (step < FROM) continue;
   const use = process.memoryUsage();
-  kinds.forEach((kind, i) => {
-    samples[i][step - FROM] = use[kind];
-  });
+  samples.set([step, ...kinds.map((kind) => use[kind])], (kinds.length + 1) * taken++);
 }
 metrics.close();
 await rm(folder, { recursive: true });
 
 for (const [i, kind] of kinds.entries()) {
-  const { slope, error } = fitLine(Array.from(samples[i], (bytes, at) => [FROM + at, bytes] as const));
-  const size = (samples[i].at(-1)! / 2 ** 20).toFixed(1);
+  const column = (at: number, j: number) => samples[(kinds.length + 1) * at + j];
+  const points = Array.from({ length: taken }, (_, at) => [column(at, 0), column(at, i + 1)] as const);
+  const { slope, error } = fitLine(points);
+  const size = (points.at(-1)![1] / 2 ** 20).toFixed(1);
   console.log(
     `${kind}: ${slope.toFixed(0)} ± ${error.toFixed(0)} bytes a step from step ${FROM} on, ${size} MiB at the end`,
   );
