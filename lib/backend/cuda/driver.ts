@@ -120,15 +120,16 @@ export function cudaDriver(): Driver {
       check(call, fn(...args));
     };
   }
-  driver = {
+  const made: Driver = {
     ...(calls as Record<keyof typeof prototypes, Call>),
     eventQuery: bind(raw.eventQuery),
     memCreate: bind(raw.memCreate),
     launchKernel: bind(raw.launchKernel),
     check,
   };
-  driver.init(0);
-  return driver;
+  made.init(0);
+  driver = made;
+  return made;
 }
 
 /** Drivers before CUDA 13 lack some of the newest entry points; those have an older twin of the same signature. */
