@@ -43,6 +43,9 @@ const FIRST_FAULT = 700;
 /** How many launches are remembered for the message of a kernel that trapped. */
 const REMEMBERED = 12;
 
+/** Those that are open: of one GPU, since the driver works on the context of the last that was opened. */
+const open = new Set<CudaDevice>();
+
 /** How many CUDA devices there are. */
 export function cudaDeviceCount(): number {
   return out32((count) => cudaDriver().deviceGetCount(count));
@@ -90,6 +93,11 @@ export class CudaDevice {
       const list = count === 1 ? "one device, cuda:0" : `${count} devices`;
       throw new InputError(`cuda:${ordinal} does not exist; there ${count === 0 ? "is no device" : `is ${list}`}`);
     }
+    for (const other of open) {
+      if (other.ordinal !== ordinal) {
+        throw new InputError(`cuda:${ordinal}: cuda:${other.ordinal} is open; close it, or use a process for each GPU`);
+      }
+    }
     this.#device = out32((device) => driver.deviceGet(device, ordinal));
     const attribute = (which: number) => out32((value) => driver.deviceGetAttribute(value, which, this.#device));
     const name = new Uint8Array(256);
@@ -113,6 +121,7 @@ export class CudaDevice {
     this.#argumentsAt = Math.ceil(block / 64) * 64;
     this.#argumentBytes = new Uint8Array(koffi.view(this.#argumentsAt, ARGUMENT_BYTES));
     this.#arguments = new DataView(this.#argumentBytes.buffer);
+    open.add(this);
   }
 
   /** Device memory of `bytes`; `label` says in an out-of-memory report what it is for. */
@@ -263,8 +272,9 @@ export class CudaDevice {
     this.#large.trim();
   }
 
-  /** Gives everything back, as far as the device still answers. Arrays on the device are gone. */
+  /** Gives everything back, as far as the device still answers. Arrays on the device are gone. May be called twice. */
   close(): void {
+    if (!open.delete(this)) return;
     try {
       this.driver.streamSynchronize(this.stream);
     } catch {

@@ -6,7 +6,6 @@ import { cudaLibrary } from "./libraries.js";
  */
 const prototypes = {
   init: "int cuInit(uint32_t flags)",
-  driverGetVersion: "int cuDriverGetVersion(int *version)",
   deviceGetCount: "int cuDeviceGetCount(int *count)",
   deviceGet: "int cuDeviceGet(int *device, int ordinal)",
   deviceGetName: "int cuDeviceGetName(void *name, int length, int device)",
@@ -15,7 +14,6 @@ const prototypes = {
   primaryCtxRetain: "int cuDevicePrimaryCtxRetain(uint64_t *context, int device)",
   primaryCtxRelease: "int cuDevicePrimaryCtxRelease_v2(int device)",
   ctxSetCurrent: "int cuCtxSetCurrent(uint64_t context)",
-  ctxSynchronize: "int cuCtxSynchronize(void)",
   memGetInfo: "int cuMemGetInfo_v2(uint64_t *free, uint64_t *total)",
   streamCreate: "int cuStreamCreate(uint64_t *stream, uint32_t flags)",
   streamDestroy: "int cuStreamDestroy_v2(uint64_t stream)",
