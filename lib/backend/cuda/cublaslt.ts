@@ -32,11 +32,8 @@ export interface Product {
   readonly bias?: number;
   /** Added to the product; may be c itself. */
   readonly addend?: Matrix;
-  /** So many products; operands follow each other `stride…` elements apart. Default 1. */
+  /** So many products, whose operands follow each other without gaps. Default 1. */
   readonly batch?: number;
-  readonly strideA?: number;
-  readonly strideB?: number;
-  readonly strideC?: number;
 }
 
 // cudaDataType_t
@@ -189,9 +186,8 @@ export class CublasLt {
     const { m, n, k, transposeA, transposeB, a, b, c, dtype, resultDtype = dtype, batch = 1, addend } = product;
     if (addend && addend.pitch !== c.pitch) throw new Error("matmul: the addend must have the pitch of the result");
     const alignments = [b.address, a.address, addend?.address ?? c.address, c.address].map(alignmentOf);
-    const { strideA, strideB, strideC } = product;
     const form = `${transposeA} ${transposeB} ${dtype} ${resultDtype} ${product.bias !== undefined} ${!!addend}`;
-    const key = `${form} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch} ${strideA} ${strideB} ${strideC} ${alignments}`;
+    const key = `${form} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch} ${alignments}`;
     let plan = this.#plans.get(key);
     if (plan) return plan;
     const [type, resultType] = [dataTypes[dtype], dataTypes[resultDtype]];
@@ -214,9 +210,9 @@ export class CublasLt {
       return handle;
     };
     const layouts = (m: number): Operands => [
-      layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, strideB ?? k * n),
-      layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, strideA ?? m * k),
-      layout(resultType, n, m, c.pitch, strideC ?? m * n),
+      layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, k * n),
+      layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, m * k),
+      layout(resultType, n, m, c.pitch, m * n),
     ];
     alignments.forEach((alignment, i) => {
       this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);

@@ -49,7 +49,6 @@ const prototypes = {
   moduleGetFunction: "int cuModuleGetFunction(uint64_t *function, uint64_t module, const char *name)",
   moduleUnload: "int cuModuleUnload(uint64_t module)",
   funcSetAttribute: "int cuFuncSetAttribute(uint64_t function, int attribute, int value)",
-  funcGetAttribute: "int cuFuncGetAttribute(int *value, int attribute, uint64_t function)",
   tensorMapEncodeTiled:
     "int cuTensorMapEncodeTiled(void *map, int dataType, uint32_t rank, uint64_t address, void *extents, void *strides, void *box, void *elementStrides, int interleave, int swizzle, int l2Promotion, int fill)",
 } as const;
