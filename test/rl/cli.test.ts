@@ -294,7 +294,7 @@ const mistakes: Record<string, Mistake> = {
   },
   "a device that does not exist": {
     args: (_, model) => [...scoring(model), "--device", "quantum"],
-    message: /device 'quantum' does not exist; use auto, cpu/,
+    message: /device 'quantum' does not exist; use auto, cuda, /,
   },
   "a recipe that does not exist": {
     args: () => ["train", "nothing"],
