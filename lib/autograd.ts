@@ -74,7 +74,7 @@ export function record(
  * Adds ∂(Σ outputs·grads)/∂leaf to the `grad` of every leaf that requires one. The recorded graph is consumed.
  * Gradients of parameters are held in f32 (f64 for f64) and live outside arenas.
  *
- * @param grads one for each output, of its shape; a scalar output may go without (1).
+ * @param grads one for each output, of its shape and dtype; a scalar output may go without (1).
  */
 export function backward(outputs: readonly Tensor[], grads: readonly (Tensor | undefined)[] = []): void {
   arena(() =>
@@ -82,8 +82,9 @@ export function backward(outputs: readonly Tensor[], grads: readonly (Tensor | u
       const pending = new PendingGradients(grads);
       outputs.forEach((output, i) => {
         const grad = grads[i] ?? onesLike(output);
-        if (!sameShape(grad.shape, output.shape)) {
-          throw new Error(`backward: gradient ${show(grad.shape)} for an output of shape ${show(output.shape)}`);
+        if (!sameShape(grad.shape, output.shape) || grad.dtype !== output.dtype) {
+          const [given, wanted] = [grad, output].map(({ dtype, shape }) => `${dtype} ${show(shape)}`);
+          throw new Error(`backward: gradient ${given} for an output of ${wanted}`);
         }
         pending.add(output, grad);
       });

@@ -47,7 +47,7 @@ export function linearLogprob(hidden: Tensor, weight: Tensor, targets: Tensor, t
         entropy,
         lse,
         temperature,
-        fusedKernels(hidden, "matmulWide") && weight.grad,
+        fusedKernels(hidden, "matmulWide") && weight.requiresGrad ? weight.grad : undefined,
       );
       return [fresh(dHidden, hidden.shape), wideGradient(weight, dWeight)];
     },

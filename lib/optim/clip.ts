@@ -5,8 +5,8 @@ import { fresh } from "../tensor.js";
 import { type ParameterSet, trainable } from "./parameters.js";
 
 /**
- * L2 norm of all gradients together: each tensor's sum of squares is taken on its device (f32), their sum on the host in
- * f64 and in the set's order. Parameters without a gradient count as zeros.
+ * L2 norm of all gradients together, summed in the set's order: on their device where it has `sumSquares`, else each tensor's
+ * sum of squares is taken there (f32) and their sum on the host in f64. Parameters without a gradient count as zeros.
  */
 export async function gradNorm(parameters: ParameterSet): Promise<number> {
   const gradients = [...trainable(parameters).values()].flatMap(({ grad }) => grad ?? []);

@@ -35,16 +35,16 @@ async function cudaLines(): Promise<[name: string, value: string][]> {
       ...found.tried.map((tried): [string, string] => ["  looked for", tried]),
     ];
   });
-  const devices = Array.from({ length: countCudaDevices() }, async (_, i): Promise<[string, string]> => {
+  const devices: [string, string][] = [];
+  for (let i = 0; i < countCudaDevices(); i++) {
     try {
+      // One after another: a process has one GPU open at a time.
       const backend = await openDevice(`cuda:${i}`);
-      const line: [string, string] = [`cuda:${i}`, backend.description];
+      devices.push([`cuda:${i}`, backend.description]);
       backend.close();
-      return line;
     } catch (error) {
-      return [`cuda:${i}`, (error as Error).message];
+      devices.push([`cuda:${i}`, (error as Error).message]);
     }
-  });
-  const found = await Promise.all(devices);
-  return [...libraries, ...(found.length > 0 ? found : [["cuda", "no device"] as [string, string]])];
+  }
+  return [...libraries, ...(devices.length > 0 ? devices : [["cuda", "no device"] as [string, string]])];
 }

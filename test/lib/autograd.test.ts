@@ -168,10 +168,12 @@ test("integers, booleans and constants take no gradient", (t) => {
   t.is(c.grad, undefined);
 });
 
-test("an output that is not a scalar needs its gradient, of its shape", (t) => {
+test("an output that is not a scalar needs its gradient, of its shape and dtype", (t) => {
   const x = parameter([1, 2]);
   t.throws(() => x.mul(2).backward(), { message: /shape \[2\] needs its gradient given/ });
-  t.throws(() => x.mul(2).backward(constant(1, 2, 3)), { message: /gradient \[3\] for an output of shape \[2\]/ });
+  t.throws(() => x.mul(2).backward(constant(1, 2, 3)), { message: /gradient f32 \[3\] for an output of f32 \[2\]/ });
+  const half = parameter([1, 2], "bf16");
+  t.throws(() => half.mul(2).backward(constant(1, 2)), { message: /gradient f32 \[2\] for an output of bf16 \[2\]/ });
 });
 
 for (const dtype of ["bf16", "f16"] as const) {

@@ -32,11 +32,8 @@ export interface Product {
   readonly bias?: number;
   /** Added to the product; may be c itself. */
   readonly addend?: Matrix;
-  /** So many products; operands follow each other `stride…` elements apart. Default 1. */
+  /** So many products, whose operands follow each other without gaps. Default 1. */
   readonly batch?: number;
-  readonly strideA?: number;
-  readonly strideB?: number;
-  readonly strideC?: number;
 }
 
 // cudaDataType_t
@@ -53,6 +50,8 @@ const [PREFER_WORKSPACE, PREFER_REDUCTION, PREFER_ALIGNMENT_A] = [1, 3, 5];
 /** Bytes of cublasLtMatmulHeuristicResult_t, which begins with the algorithm. */
 const RESULT_BYTES = 96;
 const WORKSPACE_BYTES = 32 * 2 ** 20;
+/** Packed batches come in ever new sizes: beyond so many the plan made first is forgotten. */
+const MOST_PLANS = 4096;
 /** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
 const FEW_ROWS = 16;
 
@@ -61,8 +60,8 @@ interface Plan {
   readonly a: number;
   readonly b: number;
   readonly c: number;
-  /** Address of its cublasLtMatmulAlgo_t. */
-  readonly algo: number;
+  /** Begins with its cublasLtMatmulAlgo_t. */
+  readonly algo: Uint8Array;
   /** The bias that `desc` names now. */
   bias: number;
 }
@@ -87,8 +86,10 @@ export class CublasLt {
   readonly #check: (...args: unknown[]) => number;
   readonly #descCreate: Call;
   readonly #descSet: Call;
+  readonly #descDestroy: Call;
   readonly #layoutCreate: Call;
   readonly #layoutSet: Call;
+  readonly #layoutDestroy: Call;
   readonly #preference: number;
   readonly #preferenceSet: Call;
   readonly #workspace: number;
@@ -112,11 +113,13 @@ export class CublasLt {
     this.#preferenceSet = bind("cublasLtMatmulPreferenceSetAttribute", "uint64_t, int, void *value, uint64_t bytes");
     this.#descCreate = bind("cublasLtMatmulDescCreate", "uint64_t *desc, int computeType, int scaleType");
     this.#descSet = bind("cublasLtMatmulDescSetAttribute", "uint64_t, int, void *value, uint64_t bytes");
+    this.#descDestroy = bind("cublasLtMatmulDescDestroy", "uint64_t");
     this.#layoutCreate = bind(
       "cublasLtMatrixLayoutCreate",
       "uint64_t *layout, int type, uint64_t rows, uint64_t columns, int64_t pitch",
     );
     this.#layoutSet = bind("cublasLtMatrixLayoutSetAttribute", "uint64_t, int, void *value, uint64_t bytes");
+    this.#layoutDestroy = bind("cublasLtMatrixLayoutDestroy", "uint64_t");
     this.#heuristic = bind(
       "cublasLtMatmulAlgoGetHeuristic",
       "uint64_t handle, uint64_t desc, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t preference, int count, void *results, int *found",
@@ -126,15 +129,14 @@ export class CublasLt {
     ) as (...args: unknown[]) => number;
     this.#matmul = bind(
       "cublasLtMatmul",
-      "uint64_t handle, uint64_t desc, uint64_t alpha, uint64_t a, uint64_t aLayout, uint64_t b, uint64_t bLayout, uint64_t beta, uint64_t c, uint64_t cLayout, uint64_t d, uint64_t dLayout, uint64_t algo, uint64_t workspace, uint64_t workspaceBytes, uint64_t stream",
+      "uint64_t handle, uint64_t desc, uint64_t alpha, uint64_t a, uint64_t aLayout, uint64_t b, uint64_t bLayout, uint64_t beta, uint64_t c, uint64_t cLayout, uint64_t d, uint64_t dLayout, void *algo, uint64_t workspace, uint64_t workspaceBytes, uint64_t stream",
     );
     this.#handle = out64(create);
     this.#preference = out64(preferenceCreate);
     this.#preferenceSet(this.#preference, PREFER_WORKSPACE, BigUint64Array.of(BigInt(WORKSPACE_BYTES)), 8);
     this.#preferenceSet(this.#preference, PREFER_REDUCTION, Uint32Array.of(0), 4);
-    const scalars = hostMemory(8);
-    this.#scalars = new Float32Array(scalars.bytes.buffer, scalars.bytes.byteOffset, 2);
-    this.#scalarsAt = scalars.address;
+    this.#scalarsAt = Number(koffi.alloc("float", 2));
+    this.#scalars = new Float32Array(koffi.view(this.#scalarsAt, 8));
     this.#workspace = device.takeBytes(WORKSPACE_BYTES, "cuBLASLt workspace").address;
   }
 
@@ -184,9 +186,8 @@ export class CublasLt {
     const { m, n, k, transposeA, transposeB, a, b, c, dtype, resultDtype = dtype, batch = 1, addend } = product;
     if (addend && addend.pitch !== c.pitch) throw new Error("matmul: the addend must have the pitch of the result");
     const alignments = [b.address, a.address, addend?.address ?? c.address, c.address].map(alignmentOf);
-    const { strideA, strideB, strideC } = product;
     const form = `${transposeA} ${transposeB} ${dtype} ${resultDtype} ${product.bias !== undefined} ${!!addend}`;
-    const key = `${form} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch} ${strideA} ${strideB} ${strideC} ${alignments}`;
+    const key = `${form} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch} ${alignments}`;
     let plan = this.#plans.get(key);
     if (plan) return plan;
     const [type, resultType] = [dataTypes[dtype], dataTypes[resultDtype]];
@@ -209,20 +210,20 @@ export class CublasLt {
       return handle;
     };
     const layouts = (m: number): Operands => [
-      layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, strideB ?? k * n),
-      layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, strideA ?? m * k),
-      layout(resultType, n, m, c.pitch, strideC ?? m * n),
+      layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, k * n),
+      layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, m * k),
+      layout(resultType, n, m, c.pitch, m * n),
     ];
     alignments.forEach((alignment, i) => {
       this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
     });
     const own = layouts(m);
-    const algo = hostMemory(RESULT_BYTES);
+    const algo = new Uint8Array(RESULT_BYTES);
     const choose = ([first, second, result]: Operands) => {
       const found = new Int32Array(1);
       const operands = [first, second, result, result];
       try {
-        this.#heuristic(this.#handle, desc, ...operands, this.#preference, 1, algo.bytes, found);
+        this.#heuristic(this.#handle, desc, ...operands, this.#preference, 1, algo, found);
       } catch (error) {
         throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
       }
@@ -231,14 +232,25 @@ export class CublasLt {
     const [first, second, result] = own;
     let chosen = false;
     if (m < FEW_ROWS && !transposeA) {
-      choose(layouts(FEW_ROWS));
+      const few = layouts(FEW_ROWS);
+      choose(few);
+      for (const handle of few) this.#layoutDestroy(handle);
       const needs = new Uint8Array(RESULT_BYTES);
-      chosen = this.#check(this.#handle, desc, first, second, result, result, algo.bytes, needs) === 0;
+      chosen = this.#check(this.#handle, desc, first, second, result, result, algo, needs) === 0;
     }
     if (!chosen) choose(own);
-    plan = { desc, a: first, b: second, c: result, algo: algo.address, bias: product.bias ?? 0 };
+    plan = { desc, a: first, b: second, c: result, algo, bias: product.bias ?? 0 };
+    if (this.#plans.size === MOST_PLANS) this.#forgetFirst();
     this.#plans.set(key, plan);
     return plan;
+  }
+
+  /** What was enqueued has taken what it needs of its plan. */
+  #forgetFirst(): void {
+    const [[key, { desc, a, b, c }]] = this.#plans;
+    for (const layout of [a, b, c]) this.#layoutDestroy(layout);
+    this.#descDestroy(desc);
+    this.#plans.delete(key);
   }
 }
 
@@ -253,12 +265,6 @@ const statuses: Readonly<Record<number, string>> = {
   14: "internal error",
   15: "not supported",
 };
-
-/** Host memory that stays where it is for the life of the process. */
-function hostMemory(size: number): { address: number; bytes: Uint8Array } {
-  const address = Number(koffi.alloc("uint8_t", size));
-  return { address, bytes: new Uint8Array(koffi.view(address, size)) };
-}
 
 function bytesOf(dtype: DType): number {
   return dtype === "f32" ? 4 : 2;

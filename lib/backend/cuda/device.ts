@@ -43,6 +43,9 @@ const FIRST_FAULT = 700;
 /** How many launches are remembered for the message of a kernel that trapped. */
 const REMEMBERED = 12;
 
+/** Those that are open: of one GPU, since the driver works on the context of the last that was opened. */
+const open = new Set<CudaDevice>();
+
 /** How many CUDA devices there are. */
 export function cudaDeviceCount(): number {
   return out32((count) => cudaDriver().deviceGetCount(count));
@@ -75,6 +78,7 @@ export class CudaDevice {
   readonly #argumentsAt: number;
   readonly #layouts = new Map<string, ArgumentLayout>();
   readonly #recent: string[] = [];
+  readonly #waits = process.env.ITPO_CUDA_SYNC === "1";
   /** From 2 on every kernel is timed, waited for and printed. */
   debug = Number(process.env.DEBUG ?? 0);
   #bytes = 0;
@@ -89,6 +93,11 @@ export class CudaDevice {
     if (ordinal >= count) {
       const list = count === 1 ? "one device, cuda:0" : `${count} devices`;
       throw new InputError(`cuda:${ordinal} does not exist; there ${count === 0 ? "is no device" : `is ${list}`}`);
+    }
+    for (const other of open) {
+      if (other.ordinal !== ordinal) {
+        throw new InputError(`cuda:${ordinal}: cuda:${other.ordinal} is open; close it, or use a process for each GPU`);
+      }
     }
     this.#device = out32((device) => driver.deviceGet(device, ordinal));
     const attribute = (which: number) => out32((value) => driver.deviceGetAttribute(value, which, this.#device));
@@ -113,6 +122,7 @@ export class CudaDevice {
     this.#argumentsAt = Math.ceil(block / 64) * 64;
     this.#argumentBytes = new Uint8Array(koffi.view(this.#argumentsAt, ARGUMENT_BYTES));
     this.#arguments = new DataView(this.#argumentBytes.buffer);
+    open.add(this);
   }
 
   /** Device memory of `bytes`; `label` says in an out-of-memory report what it is for. */
@@ -152,7 +162,7 @@ export class CudaDevice {
     if (x === 0 || y === 0 || z === 0) return;
     const parameters = this.#pack(kernel, args);
     const { driver, stream } = this;
-    const timer = this.debug >= 2 ? this.#startTimer() : undefined;
+    const elapsed = this.debug >= 2 ? this.#startTimer() : undefined;
     const status = driver.launchKernel(
       kernel.handle,
       x,
@@ -171,22 +181,22 @@ export class CudaDevice {
       this.#explained(() => driver.check("cuLaunchKernel", status, `kernel ${kernel.name}, ${shape}`));
     }
     this.ran(kernel.name);
-    timer?.(kernel.name, launch);
+    if (elapsed) printTime(kernel.name, elapsed(), launch);
   }
 
   /** Counts something that was enqueued, and remembers its name for error messages. */
   ran(name: string): void {
     this.launches++;
     if (this.#recent.push(name) > REMEMBERED) this.#recent.shift();
-    if (process.env.ITPO_CUDA_SYNC === "1") this.synchronize(name);
+    if (this.#waits) this.synchronize(name);
   }
 
   /** With `DEBUG=2` times what `enqueue` enqueues and prints it. */
   timed(name: string, work: Pick<Launch, "bytes" | "flops">, enqueue: () => void): void {
-    const timer = this.debug >= 2 ? this.#startTimer() : undefined;
+    const elapsed = this.debug >= 2 ? this.#startTimer() : undefined;
     enqueue();
     this.ran(name);
-    timer?.(name, work);
+    if (elapsed) printTime(name, elapsed(), work);
   }
 
   /** Copies host data into a new storage. */
@@ -235,16 +245,9 @@ export class CudaDevice {
 
   /** Milliseconds the device takes for what `enqueue` enqueues. Blocks this thread. */
   time(enqueue: () => void): number {
-    const [start, end] = [0, 0].map(() => out64((event) => this.driver.eventCreate(event, 0)));
-    this.driver.eventRecord(start, this.stream);
+    const elapsed = this.#startTimer();
     enqueue();
-    this.driver.eventRecord(end, this.stream);
-    this.driver.eventSynchronize(end);
-    const milliseconds = new Float32Array(1);
-    this.driver.eventElapsedTime(milliseconds, start, end);
-    this.driver.eventDestroy(start);
-    this.driver.eventDestroy(end);
-    return milliseconds[0];
+    return elapsed();
   }
 
   memory(): MemoryUse {
@@ -263,8 +266,9 @@ export class CudaDevice {
     this.#large.trim();
   }
 
-  /** Gives everything back, as far as the device still answers. Arrays on the device are gone. */
+  /** Gives everything back, as far as the device still answers. Arrays on the device are gone. May be called twice. */
   close(): void {
+    if (!open.delete(this)) return;
     try {
       this.driver.streamSynchronize(this.stream);
     } catch {
@@ -373,22 +377,19 @@ export class CudaDevice {
     }
   }
 
-  #startTimer(): (name: string, work: Pick<Launch, "bytes" | "flops">) => void {
-    const [start, end] = [0, 0].map(() => out64((event) => this.driver.eventCreate(event, 0)));
-    this.driver.eventRecord(start, this.stream);
-    return (name, { bytes, flops }) => {
-      this.driver.eventRecord(end, this.stream);
-      this.driver.eventSynchronize(end);
+  /** Gives a function that waits for the device and says how many milliseconds it took for what was enqueued in between. */
+  #startTimer(): () => number {
+    const { driver, stream } = this;
+    const [start, end] = [0, 0].map(() => out64((event) => driver.eventCreate(event, 0)));
+    driver.eventRecord(start, stream);
+    return () => {
+      driver.eventRecord(end, stream);
+      driver.eventSynchronize(end);
       const milliseconds = new Float32Array(1);
-      this.driver.eventElapsedTime(milliseconds, start, end);
-      this.driver.eventDestroy(start);
-      this.driver.eventDestroy(end);
-      const [ms] = milliseconds;
-      const rates = [
-        ...(bytes ? [`${(bytes / ms / 1e6).toFixed(0)} GB/s`] : []),
-        ...(flops ? [`${(flops / ms / 1e9).toFixed(1)} TFLOP/s`] : []),
-      ];
-      process.stderr.write(`${name.padEnd(36)}${(ms * 1000).toFixed(1).padStart(10)} µs  ${rates.join("  ")}\n`);
+      driver.eventElapsedTime(milliseconds, start, end);
+      driver.eventDestroy(start);
+      driver.eventDestroy(end);
+      return milliseconds[0];
     };
   }
 
@@ -404,6 +405,14 @@ export class CudaDevice {
       throw new CudaError(error.call, error.status, `${error.message.slice(error.call.length + 2)}; ${suspects}`);
     }
   }
+}
+
+function printTime(name: string, ms: number, { bytes, flops }: Pick<Launch, "bytes" | "flops">): void {
+  const rates = [
+    ...(bytes ? [`${(bytes / ms / 1e6).toFixed(0)} GB/s`] : []),
+    ...(flops ? [`${(flops / ms / 1e9).toFixed(1)} TFLOP/s`] : []),
+  ];
+  process.stderr.write(`${name.padEnd(36)}${(ms * 1000).toFixed(1).padStart(10)} µs  ${rates.join("  ")}\n`);
 }
 
 /** Where the arguments of one signature lie. */

@@ -6,7 +6,6 @@ import { cudaLibrary } from "./libraries.js";
  */
 const prototypes = {
   init: "int cuInit(uint32_t flags)",
-  driverGetVersion: "int cuDriverGetVersion(int *version)",
   deviceGetCount: "int cuDeviceGetCount(int *count)",
   deviceGet: "int cuDeviceGet(int *device, int ordinal)",
   deviceGetName: "int cuDeviceGetName(void *name, int length, int device)",
@@ -15,7 +14,6 @@ const prototypes = {
   primaryCtxRetain: "int cuDevicePrimaryCtxRetain(uint64_t *context, int device)",
   primaryCtxRelease: "int cuDevicePrimaryCtxRelease_v2(int device)",
   ctxSetCurrent: "int cuCtxSetCurrent(uint64_t context)",
-  ctxSynchronize: "int cuCtxSynchronize(void)",
   memGetInfo: "int cuMemGetInfo_v2(uint64_t *free, uint64_t *total)",
   streamCreate: "int cuStreamCreate(uint64_t *stream, uint32_t flags)",
   streamDestroy: "int cuStreamDestroy_v2(uint64_t stream)",
@@ -51,7 +49,6 @@ const prototypes = {
   moduleGetFunction: "int cuModuleGetFunction(uint64_t *function, uint64_t module, const char *name)",
   moduleUnload: "int cuModuleUnload(uint64_t module)",
   funcSetAttribute: "int cuFuncSetAttribute(uint64_t function, int attribute, int value)",
-  funcGetAttribute: "int cuFuncGetAttribute(int *value, int attribute, uint64_t function)",
   tensorMapEncodeTiled:
     "int cuTensorMapEncodeTiled(void *map, int dataType, uint32_t rank, uint64_t address, void *extents, void *strides, void *box, void *elementStrides, int interleave, int swizzle, int l2Promotion, int fill)",
 } as const;
@@ -120,15 +117,16 @@ export function cudaDriver(): Driver {
       check(call, fn(...args));
     };
   }
-  driver = {
+  const made: Driver = {
     ...(calls as Record<keyof typeof prototypes, Call>),
     eventQuery: bind(raw.eventQuery),
     memCreate: bind(raw.memCreate),
     launchKernel: bind(raw.launchKernel),
     check,
   };
-  driver.init(0);
-  return driver;
+  made.init(0);
+  driver = made;
+  return made;
 }
 
 /** Drivers before CUDA 13 lack some of the newest entry points; those have an older twin of the same signature. */

@@ -38,13 +38,24 @@ export function countCudaDevices(): number {
 
 /**
  * Opens the GPU with this number.
- * @throws InputError where the driver, NVRTC or cuBLASLt is missing, or the device does not exist or is too old.
+ * @throws InputError where the driver, NVRTC or cuBLASLt is missing, the device does not exist or is too old, or another
+ * one is open.
  */
 export async function createCuda(ordinal = 0): Promise<CudaBackend> {
   const device = new CudaDevice(ordinal);
-  if (device.capability === 90)
-    await device.kernels.prepare([...attentionHopperModules, ...linearLogprobHopperModules]);
-  const blas = new CublasLt(device);
+  try {
+    const blas = new CublasLt(device);
+    if (device.capability === 90) {
+      await device.kernels.prepare([...attentionHopperModules, ...linearLogprobHopperModules]);
+    }
+    return backendOn(device, blas);
+  } catch (error) {
+    device.close();
+    throw error;
+  }
+}
+
+function backendOn(device: CudaDevice, blas: CublasLt): CudaBackend {
   const context: CudaContext = {
     device,
     blas,
@@ -55,7 +66,7 @@ export async function createCuda(ordinal = 0): Promise<CudaBackend> {
   const backend: CudaBackend = {
     device,
     blas,
-    name: `cuda:${ordinal}`,
+    name: `cuda:${device.ordinal}`,
     description:
       `${device.name} (${device.architecture}), NVRTC ${nvrtcVersion()}, cuBLASLt ${blas.version}, ` +
       `${(device.totalBytes / 2 ** 30).toFixed(0)} GiB`,

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { InputError } from "../../errors.js";
-import { type Driver, out32, out64 } from "./driver.js";
+import { type Driver, out64 } from "./driver.js";
 import { cubin, cubinAsync, type Program } from "./nvrtc.js";
 
 /** A kernel that can be launched. */
@@ -110,16 +110,10 @@ export class KernelLibrary {
     if (sharedBytes > DEFAULT_SHARED_BYTES) this.driver.funcSetAttribute(handle, MAX_DYNAMIC_SHARED_BYTES, sharedBytes);
     return { name: entry, handle, signature };
   }
-
-  /** Registers a thread uses, for people. */
-  registers(kernel: Kernel): number {
-    return out32((value) => this.driver.funcGetAttribute(value, NUM_REGS, kernel.handle));
-  }
 }
 
 const DEFAULT_SHARED_BYTES = 48 * 1024;
 // CUfunction_attribute
-const NUM_REGS = 4;
 const MAX_DYNAMIC_SHARED_BYTES = 8;
 
 function keyOf(file: string, defines: Defines): string {

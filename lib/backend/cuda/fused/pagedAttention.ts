@@ -12,12 +12,12 @@ const FEW = 64;
 /** Compute capabilities with room for four pieces in flight in a block's shared memory. */
 const DEEP = new Set([80, 87, 90, 100, 103]);
 
-/** Where the parts of an uploaded plan begin, in bytes, and how many items each has. */
+/** How many items of each kind an uploaded plan has. */
 interface Plan {
   readonly whole: number;
   readonly chunks: number;
   readonly merges: number;
-  /** Partial results. */
+  /** Partial results that the chunks leave. */
   readonly slots: number;
 }
 

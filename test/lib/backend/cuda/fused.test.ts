@@ -408,3 +408,19 @@ cudaTest("sumSquares: all arrays together, the same bits each time", async (t) =
   t.true(Math.abs(first - exact) < 1e-5 * exact, `${first} for ${exact}`);
   t.is(first, second);
 });
+
+cudaTest("linearLogprob: a head that was frozen keeps the gradient it has", async (t) => {
+  const cuda = await openCuda();
+  using arena = new Arena();
+  const [hidden, weight] = arena.run(() => [numbers(cuda, "bf16", 1, [8, 16]), numbers(cuda, "bf16", 2, [32, 16])]);
+  hidden.requiresGrad = weight.requiresGrad = true;
+  const targets = arena.run(() => tensor(new Int32Array(8), { backend: cuda, dtype: "i32" }));
+  const step = () => arena.run(() => linearLogprob(hidden, weight, targets).logprobs.sum().backward());
+  step();
+  const before = await weight.grad!.data();
+  weight.requiresGrad = false;
+  step();
+  t.false(weight.grad!.storage.freed);
+  t.deepEqual(await weight.grad!.data(), before);
+  for (const { grad } of [hidden, weight]) grad!.dispose();
+});
