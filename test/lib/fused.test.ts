@@ -6,6 +6,8 @@ import {
   decodeInPages,
   evaluate,
   headCase,
+  headDims,
+  headGroups,
   offsetsOf,
   peakedHead,
   qkNormCase,
@@ -26,21 +28,12 @@ const lengths: Record<string, number[]> = {
   "an empty sequence": [0],
 };
 
-const headDims = [6, 16, 64, 128];
-// Two key heads where there is room: with one alone, sharing them out wrongly would not show.
-const groups = [
-  [2, 2],
-  [4, 2],
-  [14, 2],
-  [8, 1],
-];
-
 const cases: Case[] = [];
 for (const [n, [name, batch]] of Object.entries(lengths).entries()) {
   const tokens = batch.reduce((a, b) => a + b, 0);
   for (const [i, headDim] of headDims.entries()) {
     // Half of all combinations, the other half with the next batch.
-    for (const [heads, kvHeads] of groups.filter((_, j) => (n + i + j) % 2 === 0)) {
+    for (const [heads, kvHeads] of headGroups.filter((_, j) => (n + i + j) % 2 === 0)) {
       cases.push(attentionCase(name, batch, { heads, kvHeads, headDim }));
     }
     cases.push(ropeCase(name, tokens, headDim), qkNormCase(name, tokens, headDim));

@@ -22,6 +22,17 @@ import {
 } from "../../lib/index.js";
 import { normals } from "./support.js";
 
+/** Head sizes: small ones, one of them no power of two, and those that have kernels of their own. */
+export const headDims = [6, 16, 64, 128];
+
+/** Query and key heads. Two key heads where there is room: with one alone, sharing them out wrongly would not show. */
+export const headGroups = [
+  [2, 2],
+  [4, 2],
+  [14, 2],
+  [8, 1],
+] as const;
+
 /** A fused operation, its inputs' shapes, and its outputs for them. */
 export interface Case {
   readonly name: string;

@@ -20,6 +20,8 @@ import {
   decodeInPages,
   evaluate,
   headCase,
+  headDims,
+  headGroups,
   peakedHead,
   qkNormCase,
   rmsNormCase,
@@ -50,13 +52,6 @@ const short: Record<string, number[]> = {
   nothing: [],
   "an empty sequence": [0],
 };
-const headDims = [6, 16, 64, 128];
-const groups = [
-  [2, 2],
-  [4, 2],
-  [14, 2],
-  [8, 1],
-] as const;
 
 const fast = createCpu();
 const examples: Example[] = [];
@@ -66,7 +61,7 @@ const addLong = (work: Case, inBf16: boolean) => examples.push({ work, oracle: f
 for (const [name, batch] of Object.entries(short)) {
   const tokens = batch.reduce((a, b) => a + b, 0);
   for (const headDim of headDims) {
-    for (const [heads, kvHeads] of groups) add(attentionCase(name, batch, { heads, kvHeads, headDim }));
+    for (const [heads, kvHeads] of headGroups) add(attentionCase(name, batch, { heads, kvHeads, headDim }));
     add(ropeCase(name, tokens, headDim));
     add(qkNormCase(name, tokens, headDim));
   }
