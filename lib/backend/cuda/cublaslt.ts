@@ -3,6 +3,7 @@ import type { DType } from "../../dtype.js";
 import type { CudaDevice } from "./device.js";
 import { CudaError, out64 } from "./driver.js";
 import { cudaLibrary } from "./libraries.js";
+import { fastest } from "./tune.js";
 
 /** One matrix of a product: row-major [rows, columns] as stored, with the distance between rows in elements. */
 export interface Matrix {
@@ -54,32 +55,35 @@ const WORKSPACE_BYTES = 32 * 2 ** 20;
 const MOST_PLANS = 4096;
 /** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
 const FEW_ROWS = 16;
+/** Of a product with so many operations the fastest of the heuristic's first CANDIDATES algorithms is taken. */
+const TUNED_FLOPS = 2 ** 32;
+const CANDIDATES = 8;
 
 interface Plan {
   readonly desc: number;
-  readonly a: number;
-  readonly b: number;
-  readonly c: number;
+  readonly operands: Operands;
   /** Begins with its cublasLtMatmulAlgo_t. */
-  readonly algo: Uint8Array;
+  algo: Uint8Array;
   /** The bias that `desc` names now. */
   bias: number;
 }
 
-/** Layouts of b, a and c. */
-type Operands = readonly [first: number, second: number, result: number];
+/** What cuBLASLt calls A, B, C and D: layouts of b, a, c and c. */
+type Operands = readonly [first: number, second: number, addend: number, result: number];
 
 type Call = (...args: unknown[]) => void;
 
 /**
- * Matrix products by cuBLASLt. Plans (descriptors and the algorithm its heuristic ranks first) are kept by shape.
- * Algorithms that split the inner axis and add the parts afterwards are excluded: with one order of accumulation a row of
- * the result has the same bits whatever the number of rows.
+ * Matrix products by cuBLASLt. Plans (descriptors and an algorithm) are kept by shape. Algorithms that split the inner axis
+ * and add the parts afterwards are excluded: with one order of accumulation a row of the result has the same bits whatever
+ * the number of rows. Among the others the fastest is taken, of those that give the same bits (tune.ts).
  */
 export class CublasLt {
   readonly version: string;
   readonly #handle: number;
   readonly #plans = new Map<string, Plan>();
+  /** The fastest algorithms of products of about the same size. */
+  readonly #tuned = new Map<string, Uint8Array>();
   readonly #matmul: Call;
   readonly #heuristic: Call;
   /** Gives the status back: whether an algorithm takes a product. */
@@ -145,13 +149,6 @@ export class CublasLt {
     const { m, n, k, dtype, resultDtype = dtype, batch = 1, addend } = product;
     if (m === 0 || n === 0 || batch === 0) return;
     const plan = this.#plan(product);
-    if (product.bias !== undefined && product.bias !== plan.bias) {
-      this.#descSet(plan.desc, DESC_BIAS_POINTER, BigUint64Array.of(BigInt(product.bias)), 8);
-      plan.bias = product.bias;
-    }
-    this.#scalars[0] = product.alpha ?? 1;
-    this.#scalars[1] = addend ? 1 : 0;
-    const { a, b, c } = product;
     const [size, resultSize] = [bytesOf(dtype), bytesOf(resultDtype)];
     this.device.timed(
       `matmul ${m}×${n}×${k}`,
@@ -159,25 +156,35 @@ export class CublasLt {
         flops: 2 * batch * m * n * k,
         bytes: batch * ((m * k + k * n) * size + m * n * resultSize * (addend ? 2 : 1)),
       },
-      () =>
-        this.#matmul(
-          this.#handle,
-          plan.desc,
-          this.#scalarsAt,
-          b.address,
-          plan.a,
-          a.address,
-          plan.b,
-          this.#scalarsAt + 4,
-          (addend ?? c).address,
-          plan.c,
-          c.address,
-          plan.c,
-          plan.algo,
-          this.#workspace,
-          WORKSPACE_BYTES,
-          this.device.stream,
-        ),
+      () => this.#run(product, plan, plan.algo, product.c.address),
+    );
+  }
+
+  #run({ alpha = 1, a, b, c, bias, addend }: Product, plan: Plan, algo: Uint8Array, target: number): void {
+    if (bias !== undefined && bias !== plan.bias) {
+      this.#descSet(plan.desc, DESC_BIAS_POINTER, BigUint64Array.of(BigInt(bias)), 8);
+      plan.bias = bias;
+    }
+    this.#scalars[0] = alpha;
+    this.#scalars[1] = addend ? 1 : 0;
+    const [first, second, result] = plan.operands;
+    this.#matmul(
+      this.#handle,
+      plan.desc,
+      this.#scalarsAt,
+      b.address,
+      first,
+      a.address,
+      second,
+      this.#scalarsAt + 4,
+      (addend ?? c).address,
+      result,
+      target,
+      result,
+      algo,
+      this.#workspace,
+      WORKSPACE_BYTES,
+      this.device.stream,
     );
   }
 
@@ -186,12 +193,11 @@ export class CublasLt {
     const { m, n, k, transposeA, transposeB, a, b, c, dtype, resultDtype = dtype, batch = 1, addend } = product;
     if (addend && addend.pitch !== c.pitch) throw new Error("matmul: the addend must have the pitch of the result");
     const alignments = [b.address, a.address, addend?.address ?? c.address, c.address].map(alignmentOf);
-    const form = `${transposeA} ${transposeB} ${dtype} ${resultDtype} ${product.bias !== undefined} ${!!addend}`;
-    const key = `${form} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch} ${alignments}`;
-    let plan = this.#plans.get(key);
-    if (plan) return plan;
-    const [type, resultType] = [dataTypes[dtype], dataTypes[resultDtype]];
-    if (type === undefined || resultType === undefined) {
+    const form = `${transposeA} ${transposeB} ${dtype} ${resultDtype} ${product.bias !== undefined} ${alignments}`;
+    const key = `${form} ${!!addend} ${m} ${n} ${k} ${a.pitch} ${b.pitch} ${c.pitch} ${batch}`;
+    const known = this.#plans.get(key);
+    if (known) return known;
+    if (dataTypes[dtype] === undefined || dataTypes[resultDtype] === undefined) {
       throw new Error(`matmul: cuda multiplies f32, bf16 and f16; here ${dtype} gives ${resultDtype}`);
     }
     const desc = out64((result) => this.#descCreate(result, COMPUTE_32F, 0));
@@ -201,54 +207,88 @@ export class CublasLt {
       this.#descSet(desc, DESC_EPILOGUE, Int32Array.of(EPILOGUE_BIAS), 4);
       this.#descSet(desc, DESC_BIAS_POINTER, BigUint64Array.of(BigInt(product.bias)), 8);
     }
-    const layout = (as: number, rows: number, columns: number, pitch: number, stride: number) => {
-      const handle = out64((result) => this.#layoutCreate(result, as, rows, columns, pitch));
+    alignments.forEach((alignment, i) => {
+      this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
+    });
+    const operands = this.#layouts(product, m);
+    const plan: Plan = { desc, operands, algo: this.#few(product, desc, operands), bias: product.bias ?? 0 };
+    const large = 2 * batch * m * n * k >= TUNED_FLOPS && c.pitch === n;
+    if (large && !this.device.recording) this.#tune(product, plan, form);
+    if (this.#plans.size === MOST_PLANS) this.#forgetFirst();
+    this.#plans.set(key, plan);
+    return plan;
+  }
+
+  /** Layouts of a product as if it had `m` rows. */
+  #layouts(
+    { n, k, transposeA, transposeB, a, b, c, dtype, resultDtype = dtype, batch = 1 }: Product,
+    m: number,
+  ): Operands {
+    const layout = (as: DType, rows: number, columns: number, pitch: number, stride: number) => {
+      const handle = out64((result) => this.#layoutCreate(result, dataTypes[as], rows, columns, pitch));
       if (batch > 1) {
         this.#layoutSet(handle, LAYOUT_BATCH_COUNT, Int32Array.of(batch), 4);
         this.#layoutSet(handle, LAYOUT_STRIDE, BigInt64Array.of(BigInt(stride)), 8);
       }
       return handle;
     };
-    const layouts = (m: number): Operands => [
-      layout(type, transposeB ? k : n, transposeB ? n : k, b.pitch, k * n),
-      layout(type, transposeA ? m : k, transposeA ? k : m, a.pitch, m * k),
-      layout(resultType, n, m, c.pitch, m * n),
+    const result = layout(resultDtype, n, m, c.pitch, m * n);
+    return [
+      layout(dtype, transposeB ? k : n, transposeB ? n : k, b.pitch, k * n),
+      layout(dtype, transposeA ? m : k, transposeA ? k : m, a.pitch, m * k),
+      result,
+      result,
     ];
-    alignments.forEach((alignment, i) => {
-      this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
-    });
-    const own = layouts(m);
-    const algo = new Uint8Array(RESULT_BYTES);
-    const choose = ([first, second, result]: Operands) => {
-      const found = new Int32Array(1);
-      const operands = [first, second, result, result];
-      try {
-        this.#heuristic(this.#handle, desc, ...operands, this.#preference, 1, algo, found);
-      } catch (error) {
-        throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
-      }
-      if (found[0] === 0) throw new Error(`matmul: cuBLASLt has no algorithm for ${dtype} ${m}×${n}×${k}`);
-    };
-    const [first, second, result] = own;
-    let chosen = false;
-    if (m < FEW_ROWS && !transposeA) {
-      const few = layouts(FEW_ROWS);
-      choose(few);
-      for (const handle of few) this.#layoutDestroy(handle);
-      const needs = new Uint8Array(RESULT_BYTES);
-      chosen = this.#check(this.#handle, desc, first, second, result, result, algo, needs) === 0;
+  }
+
+  /** The heuristic's first algorithms, the best first. */
+  #algorithms({ dtype, m, n, k }: Product, desc: number, operands: Operands, most: number): Uint8Array[] {
+    const results = new Uint8Array(most * RESULT_BYTES);
+    const found = new Int32Array(1);
+    try {
+      this.#heuristic(this.#handle, desc, ...operands, this.#preference, most, results, found);
+    } catch (error) {
+      throw new Error(`matmul: no algorithm for ${dtype} ${m}×${n}×${k} (${(error as Error).message})`);
     }
-    if (!chosen) choose(own);
-    plan = { desc, a: first, b: second, c: result, algo, bias: product.bias ?? 0 };
-    if (this.#plans.size === MOST_PLANS) this.#forgetFirst();
-    this.#plans.set(key, plan);
-    return plan;
+    if (found[0] === 0) throw new Error(`matmul: cuBLASLt has no algorithm for ${dtype} ${m}×${n}×${k}`);
+    return Array.from({ length: found[0] }, (_, i) => results.slice(i * RESULT_BYTES, (i + 1) * RESULT_BYTES));
+  }
+
+  #takes(desc: number, operands: Operands, algo: Uint8Array): boolean {
+    return this.#check(this.#handle, desc, ...operands, algo, new Uint8Array(RESULT_BYTES)) === 0;
+  }
+
+  /** The algorithm that the heuristic ranks first; for a few rows that for FEW_ROWS of them, where it does. */
+  #few(product: Product, desc: number, operands: Operands): Uint8Array {
+    if (product.m < FEW_ROWS && !product.transposeA) {
+      const more = this.#layouts(product, FEW_ROWS);
+      const [algo] = this.#algorithms(product, desc, more, 1);
+      for (const layout of new Set(more)) this.#layoutDestroy(layout);
+      if (this.#takes(desc, operands, algo)) return algo;
+    }
+    return this.#algorithms(product, desc, operands, 1)[0];
+  }
+
+  /** Gives a plan the algorithm that is the fastest for its product, or was for one of about its size. */
+  #tune(product: Product, plan: Plan, form: string): void {
+    const { m, n, k, dtype, resultDtype = dtype, batch = 1 } = product;
+    const key = `${form} ${[m, n, k].map(sixteenth)} ${batch}`;
+    let algo = this.#tuned.get(key);
+    if (!algo) {
+      const candidates = this.#algorithms(product, plan.desc, plan.operands, CANDIDATES);
+      const best = fastest(this.device, candidates.length, batch * m * n * bytesOf(resultDtype), (i, target) =>
+        this.#run(product, plan, candidates[i], target),
+      );
+      algo = candidates[best];
+      this.#tuned.set(key, algo);
+    }
+    if (this.#takes(plan.desc, plan.operands, algo)) plan.algo = algo;
   }
 
   /** What was enqueued has taken what it needs of its plan. */
   #forgetFirst(): void {
-    const [[key, { desc, a, b, c }]] = this.#plans;
-    for (const layout of [a, b, c]) this.#layoutDestroy(layout);
+    const [[key, { desc, operands }]] = this.#plans;
+    for (const layout of new Set(operands)) this.#layoutDestroy(layout);
     this.#descDestroy(desc);
     this.#plans.delete(key);
   }
@@ -268,6 +308,12 @@ const statuses: Readonly<Record<number, string>> = {
 
 function bytesOf(dtype: DType): number {
   return dtype === "f32" ? 4 : 2;
+}
+
+/** A size rounded up to a sixteenth of a power of two. */
+function sixteenth(size: number): number {
+  const unit = 2 ** Math.max(0, Math.floor(Math.log2(size)) - 4);
+  return Math.ceil(size / unit) * unit;
 }
 
 /** The largest power of two, up to 256, that divides an address. */

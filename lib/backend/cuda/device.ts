@@ -86,6 +86,8 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
+  /** Whether what is enqueued is being recorded (graph.ts): nothing may wait for the device then. */
+  recording = false;
 
   constructor(readonly ordinal = 0) {
     const { driver } = this;
@@ -127,8 +129,20 @@ export class CudaDevice {
 
   /** Device memory of `bytes`; `label` says in an out-of-memory report what it is for. */
   takeBytes(bytes: number, label: string): Block {
+    const block = this.tryTakeBytes(bytes, label);
+    if (!block) throw new Error(this.#outOfMemory(bytes, label));
+    return block;
+  }
+
+  /** The same, or nothing where the device is full. */
+  tryTakeBytes(bytes: number, label: string): Block | undefined {
     const heap = bytes <= SMALL_BYTES ? this.#small : this.#large;
-    const block = heap.allocate(bytes, label) ?? this.#allocateAgain(heap, bytes, label);
+    let block = heap.allocate(bytes, label);
+    if (!block) {
+      this.trim();
+      block = heap.allocate(bytes, label);
+    }
+    if (!block) return undefined;
     this.#bytes += block.bytes;
     this.#buffers++;
     this.#peakBytes = Math.max(this.#peakBytes, this.#bytes);
@@ -233,6 +247,16 @@ export class CudaDevice {
     return result;
   }
 
+  /** Copies bytes out. Blocks this thread until all that was enqueued is done. */
+  read(address: number, bytes: number): Uint8Array {
+    const buffer = this.#pinned.take(bytes);
+    this.driver.memcpyDtoH(buffer.address, address, bytes, this.stream);
+    this.synchronize();
+    const result = buffer.bytes.slice(0, bytes);
+    this.#pinned.give(buffer);
+    return result;
+  }
+
   /** Device address of an array's first element. */
   address({ storage, offset }: ArrayRef): number {
     return (storage.handle as Block).address + offset * dtypes[storage.dtype].bytes;
@@ -312,13 +336,6 @@ export class CudaDevice {
       }
     }
     return layout.addresses;
-  }
-
-  #allocateAgain(heap: DeviceHeap, bytes: number, label: string): Block {
-    this.trim();
-    const block = heap.allocate(bytes, label);
-    if (block) return block;
-    throw new Error(this.#outOfMemory(bytes, label));
   }
 
   /** Who holds what, the largest first. */

@@ -21,8 +21,10 @@ export function captureGraph(device: CudaDevice, enqueue: () => void): CudaGraph
   let graph = 0;
   try {
     try {
+      device.recording = true;
       enqueue();
     } finally {
+      device.recording = false;
       graph = out64((result) => driver.streamEndCapture(stream, result));
     }
     const executable = out64((result) => driver.graphInstantiate(result, graph, 0));

@@ -44,7 +44,7 @@ export function rowOperations({ device, empty }: CudaContext): Rows {
     const vec = packWidth(device, columns, x, y);
     const packs = Math.min(PACKS, Math.ceil(columns / (vec * BLOCK)));
     const defines = {
-      ...{ DTYPE: cType("scatterRows", x.storage.dtype), OUT: cType("scatterRows", y.storage.dtype) },
+      ...{ DTYPE: elementType(x), OUT: elementType(y) },
       ...{ INTO: into ? 1 : 0, VEC: vec, PACKS: packs },
     };
     const kernel = device.kernels.get("rows", "scatter_rows", "pppiii", defines);
@@ -55,6 +55,7 @@ export function rowOperations({ device, empty }: CudaContext): Rows {
       bytes: n * columns * (bytesOf(x) + (into ? 2 : 1) * bytesOf(y)),
     });
   };
+  const elementType = ({ storage: { dtype } }: ArrayRef) => (dtype === "i32" ? "int" : cType("scatterRows", dtype));
   const scatterInto = (dtype: DType, x: ArrayRef, index: ArrayRef, rows: number): Storage => {
     const columns = x.shape[1];
     const y = whole(empty(dtype, rows * columns, "scatterRows"), [rows, columns]);

@@ -5,24 +5,37 @@ import { cType, packWidth } from "../launch.js";
 
 /** Rows whose weight gradient one block sums: fixed, so that the order of addition is. */
 const CHUNK = 16;
+const MOST_THREADS = 1024;
 
 type RmsNormKernels = Pick<FusedKernels, "rmsNorm" | "rmsNormBackward" | "qkNorm" | "qkNormBackward">;
 
 export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
-  const kernel = (entry: string, signature: string, width: number, x: ArrayRef, ...others: readonly ArrayRef[]) => {
+  /** With up to `threads` threads a row, or more so that none has more than `most` packs of it. */
+  const kernel = (
+    entry: string,
+    signature: string,
+    { width, threads, most }: Readonly<Record<"width" | "threads" | "most", number>>,
+    x: ArrayRef,
+    ...others: readonly ArrayRef[]
+  ) => {
     const VEC = packWidth(device, width, x, ...others);
-    const THREADS = Math.min(256, 32 * 2 ** Math.ceil(Math.log2(Math.max(1, width / VEC / 32))));
-    const PACKS = Math.max(1, Math.ceil(width / (VEC * THREADS)));
-    const defines = { DTYPE: cType("rmsNorm", x.storage.dtype), VEC, THREADS, PACKS };
-    return { fn: device.kernels.get("rmsNorm", entry, signature, defines), threads: THREADS };
+    const packs = Math.max(1, Math.ceil(width / VEC));
+    let THREADS = Math.min(threads, 32 * 2 ** Math.ceil(Math.log2(Math.max(1, packs / 32))));
+    while (THREADS < MOST_THREADS && packs > most * THREADS) THREADS *= 2;
+    const ROWS = THREADS === 32 && entry === "rms_norm" ? 4 : 1;
+    const defines = {
+      ...{ DTYPE: cType("rmsNorm", x.storage.dtype), VEC, THREADS, ROWS },
+      PACKS: Math.ceil(packs / THREADS),
+    };
+    return { fn: device.kernels.get("rmsNorm", entry, signature, defines), block: THREADS * ROWS, rowsPerBlock: ROWS };
   };
   /** Sums [chunks, width] of f32 over the chunks into a new array of x's dtype. */
   const addChunks = (partial: number, chunks: number, width: number, x: ArrayRef, label: string): Storage => {
     const out = empty(x.storage.dtype, width, label);
-    const defines = { DTYPE: cType(label, x.storage.dtype), VEC: 1, THREADS: 32, PACKS: 1 };
+    const defines = { DTYPE: cType(label, x.storage.dtype), VEC: 1, THREADS: 32, ROWS: 1, PACKS: 1 };
     const fn = device.kernels.get("rmsNorm", "add_chunks", "ppii", defines);
     const target = device.address({ storage: out, offset: 0, shape: [width] });
-    device.launch(fn, [partial, target, chunks, width], { grid: [Math.ceil(width / 32)], block: 256 });
+    device.launch(fn, [partial, target, chunks, width], { grid: [Math.ceil(width / 32)], block: 1024 });
     return out;
   };
   const at = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
@@ -33,10 +46,10 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const y = empty(x.storage.dtype, rows * width, "rmsNorm");
       const rstd = empty("f32", rows, "rmsNorm statistics");
-      const { fn, threads } = kernel("rms_norm", "ppppif", width, x, weight);
-      device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), width, eps], {
-        grid: [rows],
-        block: threads,
+      const { fn, block, rowsPerBlock } = kernel("rms_norm", "ppppiif", { width, threads: 32, most: 8 }, x, weight);
+      device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), rows, width, eps], {
+        grid: [Math.ceil(rows / rowsPerBlock)],
+        block,
         bytes: 4 * rows * width,
       });
       return { y, rstd };
@@ -47,10 +60,10 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const dx = empty(x.storage.dtype, rows * width, "rmsNorm gradient");
       const chunks = Math.ceil(rows / CHUNK);
-      const { fn, threads } = kernel(
+      const { fn, block } = kernel(
         "rms_norm_backward",
         "pppppppiii",
-        width,
+        { width, threads: 256, most: 4 },
         x,
         dy,
         weight,
@@ -61,7 +74,7 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
         const past = residual ? device.address(residual) : 0;
         device.launch(fn, [d, v, w, r, past, at(dx), partial, rows, width, CHUNK], {
           grid: [chunks],
-          block: threads,
+          block,
           bytes: (residual ? 8 : 6) * rows * width,
         });
         return addChunks(partial, chunks, width, x, "rmsNorm gradient");

@@ -10,6 +10,8 @@ interface Table {
   release(): void;
 }
 
+/** Heads of a token that one thread turns by the same angles. */
+const HEADS = 4;
 const DEFAULT_POSITIONS = 32768;
 
 export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, "rope"> {
@@ -22,7 +24,7 @@ export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, 
     const frequencies = Float64Array.from({ length: half }, (_, j) => theta ** (-j / half));
     device.withScratch(8 * half, "rope frequencies", (address) => {
       device.copyIn(address, frequencies);
-      const fn = device.kernels.get("rope", "rope_table", "pppii", { DTYPE: "float", VEC: 1 });
+      const fn = device.kernels.get("rope", "rope_table", "pppii", { DTYPE: "float", VEC: 1, HEADS: 1, INDEX: "u32" });
       const grid = [Math.ceil((positions * half) / 256)] as const;
       device.launch(fn, [address, block.address, block.address + bytes, positions, half], { grid, block: 256 });
     });
@@ -51,14 +53,14 @@ export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, 
       const half = headDim / 2;
       const y = empty(x.storage.dtype, tokens * width, "rope");
       const VEC = packWidth(device, half, x);
-      const items = (tokens * width) / 2 / VEC;
+      const all = heads + 2 * kvHeads;
+      const items = tokens * Math.ceil(all / HEADS) * (half / VEC);
+      const letter = items >= 2 ** 31 ? "l" : "i";
       const { cos, sin, positions: known } = tableFor(rotation);
-      const fn = device.kernels.get("rope", "rope", "pppppliiiif", {
-        DTYPE: cType("rope", x.storage.dtype),
-        VEC,
+      const fn = device.kernels.get("rope", "rope", `ppppp${letter}iiiif`, {
+        ...{ DTYPE: cType("rope", x.storage.dtype), VEC, HEADS, INDEX: letter === "l" ? "u64" : "u32" },
       });
       const out = device.address({ storage: y, offset: 0, shape: [] });
-      const all = heads + 2 * kvHeads;
       device.launch(
         fn,
         [

@@ -4,9 +4,12 @@
 #ifndef DTYPE
 #define DTYPE bf16
 #define VEC 8
+#define HEADS 4
+#define INDEX u32
 #endif
 
 typedef DTYPE T;
+typedef INDEX Index;
 
 // cos and sin [positions, half] of position·frequency[j], computed in f64: in f32 the product alone is 2e-4 off at 4,096.
 extern "C" __global__ void rope_table(const double *frequency, float *cos_out, float *sin_out, int positions, int half) {
@@ -18,30 +21,45 @@ extern "C" __global__ void rope_table(const double *frequency, float *cos_out, f
   sin_out[i] = (float)s;
 }
 
-// A thread turns VEC pairs (element j of a head's first half with element j of its second), or copies both.
-// direction −1 turns back. A position outside the table gives NaN.
-extern "C" __global__ void rope(const T *x, const int *positions, const float *cos_in, const float *sin_in, T *y,
-                                i64 items, int all_heads, int turned_heads, int half, int table, float direction) {
+// A thread turns the pairs j to j + VEC (element of a head's first half with that of its second) of HEADS heads of a token that follow
+// each other, or copies them. direction −1 turns back. A position outside the table gives NaN.
+extern "C" __global__ void __launch_bounds__(256)
+rope(const T *x, const int *positions, const float *cos_in, const float *sin_in, T *y, Index items, int all_heads,
+     int turned_heads, int half, int table, float direction) {
   typedef Pack<T, VEC> Packed;
-  const int per_head = half / VEC;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < items; i += (i64)gridDim.x * blockDim.x) {
-    const int j = i % per_head * VEC;
-    const i64 head = i / per_head;
-    const i64 at = head * 2 * half + j;
-    Packed a = *(const Packed *)(x + at), b = *(const Packed *)(x + at + half);
-    if (head % all_heads < turned_heads) {
-      const int position = positions[head / all_heads];
-      const bool known = position >= 0 && position < table;
-      const i64 angle = (i64)(known ? position : 0) * half + j;
+  typedef Pack<float, VEC> Angles;
+  const Index per_head = half / VEC, groups = (all_heads + HEADS - 1) / HEADS;
+  for (Index i = (Index)blockIdx.x * 256 + threadIdx.x; i < items; i += (Index)gridDim.x * 256) {
+    const Index rest = i / per_head, token = rest / groups;
+    const int j = (i - rest * per_head) * VEC, first = (rest - token * groups) * HEADS;
+    const i64 start = (i64)token * all_heads * 2 * half + j;
+    Packed a[HEADS], b[HEADS];
 #pragma unroll
-      for (int v = 0; v < VEC; v++) {
-        float c = known ? cos_in[angle + v] : __int_as_float(0x7fffffff), s = direction * sin_in[angle + v];
-        float p = to_float(a.at[v]), q = to_float(b.at[v]);
-        a.at[v] = from_float<T>(p * c - q * s);
-        b.at[v] = from_float<T>(q * c + p * s);
-      }
+    for (int h = 0; h < HEADS; h++) {
+      if (first + h >= all_heads) continue;
+      const T *head = x + start + (i64)(first + h) * 2 * half;
+      a[h] = *(const Packed *)head;
+      b[h] = *(const Packed *)(head + half);
     }
-    *(Packed *)(y + at) = a;
-    *(Packed *)(y + at + half) = b;
+    const int position = positions[token];
+    const bool known = position >= 0 && position < table;
+    const i64 angle = (i64)(known ? position : 0) * half + j;
+    const Angles c = *(const Angles *)(cos_in + angle), s = *(const Angles *)(sin_in + angle);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+      if (first + h >= all_heads) continue;
+      if (first + h < turned_heads) {
+#pragma unroll
+        for (int v = 0; v < VEC; v++) {
+          const float cosine = known ? c.at[v] : __int_as_float(0x7fffffff), sine = direction * s.at[v];
+          const float p = to_float(a[h].at[v]), q = to_float(b[h].at[v]);
+          a[h].at[v] = from_float<T>(p * cosine - q * sine);
+          b[h].at[v] = from_float<T>(q * cosine + p * sine);
+        }
+      }
+      T *head = y + start + (i64)(first + h) * 2 * half;
+      *(Packed *)head = a[h];
+      *(Packed *)(head + half) = b[h];
+    }
   }
 }

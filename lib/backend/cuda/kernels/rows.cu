@@ -42,9 +42,16 @@ set_rows(Word *target, const int *index, const Word *x, Index size, Index width,
 
 typedef DTYPE T;
 
+// Integers are summed as such.
+__device__ __forceinline__ int to_sum(int x) { return x; }
+template <typename T> __device__ __forceinline__ float to_sum(T x) { return to_float(x); }
+template <typename T> __device__ __forceinline__ T from_sum(int sum) { return sum; }
+template <typename T> __device__ __forceinline__ T from_sum(float sum) { return from_float<T>(sum); }
+typedef decltype(to_sum(T())) Sum;
+
 const int THREADS = 256, WARPS = THREADS / 32, TILE = 4 * THREADS;
 
-// y[index[i]] += x[i], in the order of i, in f32, rounded once; x [n, columns], y [rows, columns]. Rows that no index names are
+// y[index[i]] += x[i], in the order of i, floats in f32, rounded once; x [n, columns], y [rows, columns]. Rows that no index names are
 // left alone; with INTO the sum is added to what y holds. Block i does the work for all that share the index of row i if it is the
 // first of them; blockIdx.y counts pieces of THREADS × VEC × PACKS columns.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -67,7 +74,7 @@ scatter_rows(const T *x, const int *index, OUT *y, int n, int columns, int rows)
   __shared__ int found[TILE], counts[WARPS];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int at[PACKS];
-  float sums[PACKS][VEC];
+  Sum sums[PACKS][VEC];
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
     at[p] = ((blockIdx.y * PACKS + p) * THREADS + threadIdx.x) * VEC;
@@ -110,7 +117,7 @@ scatter_rows(const T *x, const int *index, OUT *y, int n, int columns, int rows)
         for (int u = 0; u < 4; u++)
           if (h + u < total)
 #pragma unroll
-            for (int j = 0; j < VEC; j++) sums[p][j] += to_float(held[u].at[j]);
+            for (int j = 0; j < VEC; j++) sums[p][j] += to_sum(held[u].at[j]);
       }
     }
     __syncthreads();
@@ -124,7 +131,7 @@ scatter_rows(const T *x, const int *index, OUT *y, int n, int columns, int rows)
       Pack<OUT, WIDE> out;
       if (INTO) out = *target;
 #pragma unroll
-      for (int j = 0; j < WIDE; j++) out.at[j] = from_float<OUT>((INTO ? to_float(out.at[j]) : 0.0f) + sums[p][part + j]);
+      for (int j = 0; j < WIDE; j++) out.at[j] = from_sum<OUT>(INTO ? to_sum(out.at[j]) + sums[p][part + j] : sums[p][part + j]);
       *target = out;
     }
   }

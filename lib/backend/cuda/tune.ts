@@ -1,0 +1,49 @@
+import type { CudaDevice } from "./device.js";
+
+/** Each candidate runs so often; its shortest time counts. */
+const ROUNDS = 4;
+/** Another than the first must be faster by this factor. */
+const CLEARLY = 0.99;
+
+/**
+ * Which of several ways to compute the same `bytes` of result is the fastest: the index of one of those that give the very
+ * bits of the first, so that the choice, which depends on the clock, does not show in the result. The first where the
+ * device has no memory for two results. Blocks this thread.
+ */
+export function fastest(
+  device: CudaDevice,
+  candidates: number,
+  bytes: number,
+  run: (candidate: number, target: number) => void,
+): number {
+  const sizes = [bytes, bytes, 4 * candidates];
+  const blocks = sizes.map((size) => device.tryTakeBytes(size, "choice of an algorithm"));
+  try {
+    const [expected, actual, counts] = blocks;
+    if (!expected || !actual || !counts) return 0;
+    device.driver.memsetD8(counts.address, 0, 4 * candidates, device.stream);
+    const compare = device.kernels.get("compare", "count_differences", "pplp");
+    const all = Array.from({ length: candidates }, (_, i) => i);
+    for (const i of all) {
+      const target = i === 0 ? expected : actual;
+      run(i, target.address);
+      const args = [expected.address, target.address, bytes / 2, counts.address + 4 * i];
+      device.launch(compare, args, { grid: [8 * device.multiprocessors], block: 256 });
+    }
+    const differences = new Uint32Array(device.read(counts.address, 4 * candidates).buffer);
+    const times = all.map(() => Number.POSITIVE_INFINITY);
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const i of all) {
+        if (differences[i] === 0)
+          times[i] = Math.min(
+            times[i],
+            device.time(() => run(i, actual.address)),
+          );
+      }
+    }
+    const best = times.indexOf(Math.min(...times));
+    return times[best] < CLEARLY * times[0] ? best : 0;
+  } finally {
+    for (const block of blocks) if (block) device.giveBytes(block);
+  }
+}
