@@ -3,7 +3,7 @@ import type { DType } from "../../dtype.js";
 import type { CudaDevice } from "./device.js";
 import { CudaError, out64 } from "./driver.js";
 import { cudaLibrary } from "./libraries.js";
-import { fastest } from "./tune.js";
+import { ChoiceTable, fastest } from "./tune.js";
 
 /** One matrix of a product: row-major [rows, columns] as stored, with the distance between rows in elements. */
 export interface Matrix {
@@ -82,8 +82,8 @@ export class CublasLt {
   readonly version: string;
   readonly #handle: number;
   readonly #plans = new Map<string, Plan>();
-  /** The fastest algorithms of products of about the same size. */
-  readonly #tuned = new Map<string, Uint8Array>();
+  /** The fastest algorithm for products of about the same size. */
+  readonly #tuned: ChoiceTable;
   readonly #matmul: Call;
   readonly #heuristic: Call;
   /** Gives the status back: whether an algorithm takes a product. */
@@ -112,6 +112,7 @@ export class CublasLt {
     };
     const version = Number(library.func("uint64_t cublasLtGetVersion(void)")());
     this.version = `${Math.floor(version / 10000)}.${Math.floor((version % 10000) / 100)}.${version % 100}`;
+    this.#tuned = new ChoiceTable(device, `cublasLt ${this.version}`);
     const create = bind("cublasLtCreate", "uint64_t *handle");
     const preferenceCreate = bind("cublasLtMatmulPreferenceCreate", "uint64_t *preference");
     this.#preferenceSet = bind("cublasLtMatmulPreferenceSetAttribute", "uint64_t, int, void *value, uint64_t bytes");

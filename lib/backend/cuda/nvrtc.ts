@@ -1,7 +1,4 @@
-import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, unlink, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
-import { join } from "node:path";
+import { cacheFile, digest, readCached, store } from "./cache.js";
 import { CudaError } from "./driver.js";
 import { cudaLibrary } from "./libraries.js";
 
@@ -30,7 +27,7 @@ let nvrtc: Nvrtc | undefined;
 export function cubin(program: Program): Uint8Array {
   nvrtc ??= bind();
   const path = cachePath(program, nvrtc.version);
-  return readCached(path) ?? store(path, report(program, nvrtc.compile));
+  return readCached(path) ?? stored(path, report(program, nvrtc.compile));
 }
 
 /** As `cubin`, on another thread. */
@@ -42,12 +39,17 @@ export async function cubinAsync(program: Program): Promise<Uint8Array> {
   const start = performance.now();
   const image = await nvrtc.compileAsync(program);
   trace(program, start);
-  return store(path, image);
+  return stored(path, image);
 }
 
 export function nvrtcVersion(): string {
   nvrtc ??= bind();
   return nvrtc.version;
+}
+
+function stored(path: string, image: Uint8Array): Uint8Array {
+  store(path, image);
+  return image;
 }
 
 function report(program: Program, compile: (program: Program) => Uint8Array): Uint8Array {
@@ -136,47 +138,8 @@ function options({ architecture }: Program): string[] {
   return [`--gpu-architecture=${architecture}`, "--std=c++17", "--device-as-default-execution-space"];
 }
 
-const MAGIC = "itpo cubin 1\n";
-const DIGEST_BYTES = 32;
-
 /** A cache file is named after all that its content depends on, so that machines of one kind can share the folder. */
 function cachePath(program: Program, version: string): string {
-  const base = process.env.ITPO_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "itpo");
   const key = JSON.stringify([version, options(program), program.source]);
-  return join(base, "cuda", `${program.name}-${digest(Buffer.from(key)).toString("hex").slice(0, 32)}.cubin`);
-}
-
-function digest(bytes: Uint8Array): Buffer {
-  return createHash("sha256").update(bytes).digest();
-}
-
-/** The image in a cache file, or undefined where there is none or it is damaged. */
-function readCached(path: string): Uint8Array | undefined {
-  let file: Buffer;
-  try {
-    file = readFileSync(path);
-  } catch {
-    return undefined;
-  }
-  const start = MAGIC.length + DIGEST_BYTES;
-  const image = file.subarray(start);
-  const whole =
-    file.subarray(0, MAGIC.length).toString("latin1") === MAGIC &&
-    file.length > start &&
-    digest(image).equals(file.subarray(MAGIC.length, start));
-  return whole ? new Uint8Array(image) : undefined;
-}
-
-/** Writes under another name first: a reader never sees half a file, and two writers do not meet. */
-function store(path: string, image: Uint8Array): Uint8Array {
-  const temporary = `${path}.${process.pid}`;
-  try {
-    mkdirSync(join(path, ".."), { recursive: true });
-    writeFileSync(temporary, Buffer.concat([Buffer.from(MAGIC, "latin1"), digest(image), image]));
-    renameSync(temporary, path);
-  } catch {
-    // A folder that cannot be written, or a full disk, costs the time of compiling again, nothing else.
-    unlink(temporary, () => {});
-  }
-  return image;
+  return cacheFile(`${program.name}-${digest(Buffer.from(key)).toString("hex").slice(0, 32)}.cubin`);
 }

@@ -1,4 +1,33 @@
+import { cacheFile, readCached, store } from "./cache.js";
 import type { CudaDevice } from "./device.js";
+
+/** Choices that were made on this kind of device with this version of a library, in this run or an earlier one. */
+export class ChoiceTable {
+  readonly #path: string;
+  readonly #choices: Map<string, string>;
+
+  constructor(device: CudaDevice, library: string) {
+    this.#path = cacheFile(`${library} ${device.name}.json`.replaceAll(/[^\w.]+/g, "-"));
+    this.#choices = this.#read();
+  }
+
+  get(key: string): Uint8Array | undefined {
+    const text = this.#choices.get(key);
+    return text === undefined ? undefined : new Uint8Array(Buffer.from(text, "base64"));
+  }
+
+  /** Keeps a choice, and with it what other processes have kept meanwhile. */
+  set(key: string, choice: Uint8Array): void {
+    for (const [other, text] of this.#read()) this.#choices.set(other, text);
+    this.#choices.set(key, Buffer.from(choice).toString("base64"));
+    store(this.#path, Buffer.from(JSON.stringify([...this.#choices])));
+  }
+
+  #read(): Map<string, string> {
+    const content = readCached(this.#path);
+    return new Map(content ? (JSON.parse(Buffer.from(content).toString("utf8")) as [string, string][]) : []);
+  }
+}
 
 /** Each candidate runs so often; its shortest time counts. */
 const ROUNDS = 4;
