@@ -23,6 +23,10 @@ export interface SampleRequest {
   readonly maxTokens: number;
   /** 0 takes the most likely token. */
   readonly temperature: number;
+  /** Ends the request early, with what was drawn so far. */
+  readonly signal?: AbortSignal;
+  /** Called with each token as it is drawn. */
+  readonly onToken?: (id: number, logprob: number) => void;
   /** Names the noise of this turn: the same site gives the same noise in every batch and on every backend. */
   readonly site: Omit<NoiseSite, "position">;
 }
@@ -32,7 +36,7 @@ export interface Completion {
   readonly ids: readonly number[];
   /** Natural-log probability of each, at the sampling temperature (at 1 for greedy decoding). */
   readonly logprobs: readonly number[];
-  readonly stop: "stop" | "length";
+  readonly stop: "stop" | "length" | "cancelled";
 }
 
 interface Task {
@@ -111,8 +115,9 @@ export class Sampler {
     await nextTurn();
     try {
       while (this.#active.size + this.#waiting.length > 0) {
+        this.#dropCancelled();
         this.#admit();
-        await this.#step();
+        if (this.#active.size > 0) await this.#step();
         await nextTurn();
       }
     } catch (error) {
@@ -120,6 +125,16 @@ export class Sampler {
       this.#active.clear();
     } finally {
       this.#running = false;
+    }
+  }
+
+  #dropCancelled(): void {
+    const cancelled = [...this.#active, ...this.#waiting].filter(({ request }) => request.signal?.aborted);
+    for (const task of cancelled) {
+      this.#active.delete(task);
+      const at = this.#waiting.indexOf(task);
+      if (at >= 0) this.#waiting.splice(at, 1);
+      task.resolve({ ids: task.ids, logprobs: task.logprobs, stop: "cancelled" });
     }
   }
 
@@ -205,6 +220,7 @@ export class Sampler {
     ids.push(id);
     logprobs.push(logits[from + id] / temperature - logSumExp(logits, from, vocabSize, temperature));
     this.drawn++;
+    request.onToken?.(id, logprobs.at(-1)!);
     const stopped = request.stopIds.has(id);
     if (stopped || ids.length >= request.maxTokens) {
       this.#active.delete(task);
