@@ -16,6 +16,8 @@ export interface Launch {
   readonly block: number;
   /** Bytes of dynamic shared memory. */
   readonly shared?: number;
+  /** The kernel may begin while the one before it ends: it waits by itself (griddepcontrol.wait). From sm_90 on. */
+  readonly overlaps?: boolean;
   /** Bytes moved and operations done, for `DEBUG=2`. */
   readonly bytes?: number;
   readonly flops?: number;
@@ -77,6 +79,7 @@ export class CudaDevice {
   readonly #argumentBytes: Uint8Array;
   readonly #argumentsAt: number;
   readonly #layouts = new Map<string, ArgumentLayout>();
+  readonly #overlapping = new OverlappingLaunch();
   readonly #recent: string[] = [];
   readonly #waits = process.env.ITPO_CUDA_SYNC === "1";
   /** From 2 on every kernel is timed, waited for and printed. */
@@ -177,21 +180,17 @@ export class CudaDevice {
     const parameters = this.#pack(kernel, args);
     const { driver, stream } = this;
     const elapsed = this.debug >= 2 ? this.#startTimer() : undefined;
-    const status = driver.launchKernel(
-      kernel.handle,
-      x,
-      y,
-      z,
-      launch.block,
-      1,
-      1,
-      launch.shared ?? 0,
-      stream,
-      parameters,
-      0,
-    );
+    const shared = launch.shared ?? 0;
+    const status = launch.overlaps
+      ? driver.launchKernelEx(
+          this.#overlapping.with(x, y, z, launch.block, shared, stream),
+          kernel.handle,
+          parameters,
+          0,
+        )
+      : driver.launchKernel(kernel.handle, x, y, z, launch.block, 1, 1, shared, stream, parameters, 0);
     if (status !== CUDA_SUCCESS) {
-      const shape = `grid ${x}×${y}×${z}, block ${launch.block}, shared ${launch.shared ?? 0}`;
+      const shape = `grid ${x}×${y}×${z}, block ${launch.block}, shared ${shared}`;
       this.#explained(() => driver.check("cuLaunchKernel", status, `kernel ${kernel.name}, ${shape}`));
     }
     this.ran(kernel.name);
@@ -430,6 +429,32 @@ function printTime(name: string, ms: number, { bytes, flops }: Pick<Launch, "byt
     ...(flops ? [`${(flops / ms / 1e9).toFixed(1)} TFLOP/s`] : []),
   ];
   process.stderr.write(`${name.padEnd(36)}${(ms * 1000).toFixed(1).padStart(10)} µs  ${rates.join("  ")}\n`);
+}
+
+// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+const OVERLAPS = 6;
+
+/** A CUlaunchConfig with the attribute that lets a kernel begin before the one before it has ended. */
+class OverlappingLaunch {
+  readonly #config = new Uint8Array(56);
+  readonly #view = new DataView(this.#config.buffer);
+
+  constructor() {
+    const attribute = Number(koffi.alloc("uint8_t", 72));
+    const words = new Uint32Array(koffi.view(attribute, 72)).fill(0);
+    words[0] = OVERLAPS;
+    words[2] = 1;
+    this.#view.setBigUint64(40, BigInt(attribute), true);
+    this.#view.setUint32(48, 1, true);
+  }
+
+  with(x: number, y: number, z: number, block: number, shared: number, stream: number): Uint8Array {
+    [x, y, z, block, 1, 1, shared].forEach((word, i) => {
+      this.#view.setUint32(4 * i, word, true);
+    });
+    this.#view.setBigUint64(32, BigInt(stream), true);
+    return this.#config;
+  }
 }
 
 /** Where the arguments of one signature lie. */
