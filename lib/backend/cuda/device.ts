@@ -89,8 +89,8 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
-  /** Whether what is enqueued is being recorded (graph.ts): nothing may wait for the device then. */
-  recording = false;
+  /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
+  #recorded: Block[] | undefined;
 
   constructor(readonly ordinal = 0) {
     const { driver } = this;
@@ -139,6 +139,8 @@ export class CudaDevice {
 
   /** The same, or nothing where the device is full. */
   tryTakeBytes(bytes: number, label: string): Block | undefined {
+    const again = this.#recorded?.findIndex((block) => block.bytes >= bytes && block.bytes <= 2 * bytes + 512) ?? -1;
+    if (again >= 0) return this.#recorded!.splice(again, 1)[0];
     const heap = bytes <= SMALL_BYTES ? this.#small : this.#large;
     let block = heap.allocate(bytes, label);
     if (!block) {
@@ -153,9 +155,33 @@ export class CudaDevice {
   }
 
   giveBytes(block: Block): void {
+    if (this.#recorded) {
+      this.#recorded.push(block);
+      return;
+    }
     this.#bytes -= block.bytes;
     this.#buffers--;
     (block.bytes <= SMALL_BYTES ? this.#small : this.#large).release(block);
+  }
+
+  /** Whether what is enqueued is being recorded: nothing may wait for the device then. */
+  get recording(): boolean {
+    return this.#recorded !== undefined;
+  }
+
+  /**
+   * Runs `enqueue`, which is being recorded, and returns the memory that it gave back: only later launches of the same
+   * recording may use that, until it is given back for good.
+   */
+  whileRecording(enqueue: () => void): Block[] {
+    const blocks: Block[] = [];
+    this.#recorded = blocks;
+    try {
+      enqueue();
+      return blocks;
+    } finally {
+      this.#recorded = undefined;
+    }
   }
 
   /** A new storage with undefined contents. */

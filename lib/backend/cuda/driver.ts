@@ -118,12 +118,14 @@ export function cudaDriver(): Driver {
       check(call, fn(...args));
     };
   }
+  // Drivers before CUDA 12 lack it.
+  let launchKernelEx: RawCall | undefined;
   const made: Driver = {
     ...(calls as Record<keyof typeof prototypes, Call>),
     eventQuery: bind(raw.eventQuery),
     memCreate: bind(raw.memCreate),
     launchKernel: bind(raw.launchKernel),
-    launchKernelEx: bind(raw.launchKernelEx),
+    launchKernelEx: (...args) => (launchKernelEx ??= bind(raw.launchKernelEx))(...args),
     check,
   };
   made.init(0);
