@@ -8,9 +8,13 @@ const MOST_ROWS = 8;
 const IN_FLIGHT = 96 * 1024;
 const MOST_TILES = 11;
 
-/** Whether a product goes to kernels/fewRows.cu: it has the bits of cuBLASLt's, and is made for Hopper's memory. */
+/**
+ * Whether a product goes to kernels/fewRows.cu, which gives the bits of cuBLASLt and is made for Hopper's memory. Asked for by
+ * ITPO_FEW_ROWS=1 until it has been measured on all shapes.
+ */
 export function isFew(device: CudaDevice, a: ArrayRef, b: ArrayRef, spec: MatmulSpec): boolean {
   return (
+    process.env.ITPO_FEW_ROWS === "1" &&
     device.capability === 90 &&
     a.storage.dtype === "bf16" &&
     spec.batch === 1 &&

@@ -1,10 +1,13 @@
 import type { ArrayRef, Draws, FusedKernels } from "../../backend.js";
 import type { CudaContext } from "../context.js";
+import type { Launch } from "../device.js";
 
 // As in kernels/sample.cu.
 const COLUMNS = 256;
 const PART = 4096;
-const BEST_BYTES = 16;
+const ROUNDS = 3;
+const HISTOGRAM = ROUNDS * 2048;
+const ROW_BYTES = 48;
 
 /** Drawing tokens by kernels/sample.cu, and the state of slots between steps by kernels/slots.cu. */
 export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels, "sampleLogits" | "advanceSlots"> {
@@ -26,27 +29,37 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       const [ids, logprobs] = [empty("i32", rows, "drawn tokens"), empty("f32", rows, "drawn tokens")];
       const [x, asked] = [at(logits), pack(draws)];
       const out = (storage: typeof ids) => at({ storage, offset: 0, shape: [] });
-      const kernel = (entry: string, signature: string) => device.kernels.get("sample", entry, signature);
-      const limitsAt = 8 * rows * chunks;
-      const bestAt = Math.ceil((limitsAt + 12 * rows) / 16) * 16;
-      device.withScratch(bestAt + BEST_BYTES * rows * parts, "sampling scratch", (scratch) => {
-        const [limits, best] = [scratch + limitsAt, scratch + bestAt];
-        device.launch(kernel("sample_chunks", "pspii"), [x, asked, scratch, vocabulary, chunks], {
-          grid: [Math.ceil(chunks / 64), rows],
-          block: 256,
+      const run = (
+        entry: string,
+        signature: string,
+        args: (number | Uint8Array)[],
+        grid: Launch["grid"],
+        block: number,
+      ) =>
+        device.launch(device.kernels.get("sample", entry, signature), args, {
+          grid,
+          block,
           bytes: 4 * rows * vocabulary,
         });
-        device.launch(kernel("sample_limits", "psppii"), [x, asked, scratch, limits, vocabulary, chunks], {
-          grid: [rows],
-          block: 1024,
-        });
-        device.launch(kernel("sample_draw", "psppi"), [x, asked, limits, best, vocabulary], {
-          grid: [parts, rows],
-          block: 256,
-          bytes: 4 * rows * vocabulary,
-        });
-        const finish = [x, asked, limits, best, out(ids), out(logprobs), rows, vocabulary, parts];
-        device.launch(kernel("sample_finish", "psppppiii"), finish, { grid: [Math.ceil(rows / 4)], block: 128 });
+      const sizes = [
+        12 * rows * chunks,
+        ROW_BYTES * rows,
+        8 * rows * HISTOGRAM,
+        4 * rows * HISTOGRAM,
+        16 * rows * parts,
+      ];
+      const places = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, bytes) => sum + 16 * Math.ceil(bytes / 16), 0));
+      device.withScratch(places.at(-1)! + sizes.at(-1)!, "sampling scratch", (scratch) => {
+        const [pieces, known, masses, counts, best] = places.map((place) => scratch + place);
+        run("sample_chunks", "pspii", [x, asked, pieces, vocabulary, chunks], [Math.ceil(chunks / 64), rows], 256);
+        run("sample_merge", "sppppi", [asked, pieces, known, masses, counts, chunks], [rows], 1024);
+        for (let round = 0; round < ROUNDS; round++) {
+          run("sample_count", "pspppii", [x, asked, known, masses, counts, vocabulary, round], [parts, rows], 256);
+          run("sample_cut", "spppii", [asked, known, masses, counts, vocabulary, round], [rows], 1024);
+        }
+        run("sample_draw", "psppi", [x, asked, known, best, vocabulary], [parts, rows], 256);
+        const results = [out(ids), out(logprobs), rows, vocabulary, parts];
+        run("sample_finish", "psppppiii", [x, asked, known, best, ...results], [Math.ceil(rows / 4)], 128);
       });
       return { ids, logprobs };
     },
