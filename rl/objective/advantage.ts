@@ -1,4 +1,5 @@
 /** What every advantage estimator starts from and gives. */
+import { affine, type Normalisation, normaliser } from "./normalise.js";
 import { type RewardRow, type Rewards, type RowRewards, totalReward } from "./rewards.js";
 import type { TokenRange } from "./turns.js";
 
@@ -7,7 +8,7 @@ export interface Advantages {
   readonly advantages: readonly Float64Array[];
   /**
    * Σ_{u≥t} reward[u] at every token (γ = 1), which is what a critic learns. With the reference's RLOO the rewards in
-   * it are those after the baseline is subtracted.
+   * it are those after the baseline is subtracted; with `ppo` they are advantage + value, with γ and λ.
    */
   readonly returns: readonly Float64Array[];
   readonly counts: AdvantageCounts;
@@ -29,11 +30,15 @@ export interface AdvantageCounts {
 
 /** A row that takes part, with the streams to fill in. */
 export interface Member {
+  /** Its place among the rows. */
+  readonly index: number;
   readonly turns: readonly TokenRange[];
   readonly rewards: RowRewards;
   readonly advantages: Float64Array;
   readonly returns: Float64Array;
 }
+
+export type Gathered = ReturnType<typeof gather>;
 
 /** The members of a batch by group, all its streams (zero so far), and what is known before any estimate is made. */
 export function gather(rows: readonly RewardRow[], rewards: Rewards) {
@@ -46,7 +51,7 @@ export function gather(rows: readonly RewardRow[], rewards: Rewards) {
     const rowRewards = rewards.rows[i];
     if (!rowRewards) return;
     const group = groups.get(row.group) ?? { members: [], totals: new Set() };
-    group.members.push({ turns: row.turns, rewards: rowRewards, ...streams[i] });
+    group.members.push({ index: i, turns: row.turns, rewards: rowRewards, ...streams[i] });
     group.totals.add(totalReward(row));
     groups.set(row.group, group);
   });
@@ -82,4 +87,40 @@ export function accumulate(rewards: RowRewards, turns: readonly TokenRange[], re
     }
     returns.fill(sum, k > 0 ? turns[k - 1].end : 0, start);
   }
+}
+
+/** All rewards of a row as one stream, [tokens]: those of turns at their last tokens, the conversation's at its last. */
+export function rewardStream({ rewards, turns, returns }: Member): Float64Array {
+  const stream = new Float64Array(returns.length);
+  turns.forEach(({ start, end }, k) => {
+    if (rewards.tokens) stream.set(rewards.tokens.subarray(start, end), start);
+    stream[end - 1] += rewards.turns[k];
+  });
+  stream[turns.at(-1)!.end - 1] += rewards.conversation;
+  return stream;
+}
+
+/**
+ * What an estimator gives, from the raw advantages that it wrote: 0 outside the turns, normalised inside. Returns become
+ * rewards to go, unless the estimator wrote its own.
+ */
+export function settle(
+  { groups, advantages, returns, counts }: Gathered,
+  normalise: Normalisation,
+  { keepReturns = false } = {},
+): Advantages {
+  const members = groups.flat();
+  const turns = members.map((member) => member.turns);
+  const raw = members.map((member) => member.advantages);
+  const { mean, scale } = normaliser(raw, turns, normalise);
+  members.forEach((member) => {
+    if (!keepReturns) accumulate(member.rewards, member.turns, member.returns);
+    affine(member.advantages, member.advantages, member.turns, mean, scale);
+    let from = 0;
+    for (const { start, end } of [...member.turns, { start: member.advantages.length, end: 0 }]) {
+      member.advantages.fill(0, from, start);
+      from = end;
+    }
+  });
+  return { advantages, returns, counts };
 }

@@ -48,10 +48,18 @@ export function tokenScores(
  * Divides the token scores of the whole batch by max |Σ_{u≥t} score[u]| + 1e-6 over all rows and positions, so that
  * every suffix sum lies in [−1, 1] and β cancels. Rows with a non-finite score do not count for the divisor.
  *
- * The reference takes the maximum over the rows of one data-parallel rank; call it on one rank's rows to reproduce
- * that.
+ * The reference takes the maximum over the rows of one data-parallel rank: with `ranks` above 1 each of that many runs
+ * of consecutive rows has a divisor of its own, and the largest is given.
  */
-export function primeNorm(scores: readonly Float64Array[]): { scores: Float64Array[]; divisor: number } {
+export function primeNorm(
+  scores: readonly Float64Array[],
+  { ranks = 1 }: { readonly ranks?: number } = {},
+): { scores: Float64Array[]; divisor: number } {
+  const size = Math.ceil(scores.length / ranks);
+  if (ranks > 1 && size < scores.length) {
+    const [first, rest] = [primeNorm(scores.slice(0, size)), primeNorm(scores.slice(size), { ranks: ranks - 1 })];
+    return { scores: [...first.scores, ...rest.scores], divisor: Math.max(first.divisor, rest.divisor) };
+  }
   let largest = 0;
   for (const row of scores) {
     let suffix = 0;

@@ -11,12 +11,15 @@ export interface KlEstimate {
   derivative(d: number): number;
 }
 
-export type KlEstimator = "k1" | "k2" | "k3" | "abs";
+type PlainEstimator = "k1" | "k2" | "k3" | "abs";
+
+/** A trailing `+` keeps the value and takes k2's derivative, the unbiased one of the KL divergence (straight-through). */
+export type KlEstimator = PlainEstimator | `${PlainEstimator}+`;
 
 /** The reference implementation clamps here; its inner clamp of d to ±20 lies beyond. */
 const LARGEST_K3 = 10;
 
-export const klEstimators: Readonly<Record<KlEstimator, KlEstimate>> = {
+const plain: Readonly<Record<PlainEstimator, KlEstimate>> = {
   /** d */
   k1: { value: (d) => d, derivative: () => 1 },
   /** d²/2 */
@@ -28,6 +31,16 @@ export const klEstimators: Readonly<Record<KlEstimator, KlEstimate>> = {
   },
   /** |d| */
   abs: { value: Math.abs, derivative: Math.sign },
+};
+
+const straightThrough = ({ value }: KlEstimate): KlEstimate => ({ value, derivative: plain.k2.derivative });
+
+export const klEstimators: Readonly<Record<KlEstimator, KlEstimate>> = {
+  ...plain,
+  "k1+": straightThrough(plain.k1),
+  "k2+": straightThrough(plain.k2),
+  "k3+": straightThrough(plain.k3),
+  "abs+": straightThrough(plain.abs),
 };
 
 /**

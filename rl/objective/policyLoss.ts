@@ -2,25 +2,39 @@ import { InputError } from "../../lib/errors.js";
 import { type Aggregation, aggregationWeights } from "./aggregation.js";
 import { addKl, type KlEstimator, klEstimators } from "./kl.js";
 import { checkLengths, type Loss, type RowGradient } from "./loss.js";
-import { type TokenRange, turnSums } from "./turns.js";
+import { cispo } from "./surrogates/cispo.js";
+import { clipCov, klCov } from "./surrogates/covariance.js";
+import { geoMean } from "./surrogates/geoMean.js";
+import { gpg } from "./surrogates/gpg.js";
+import { gspo } from "./surrogates/gspo.js";
+import { ppo } from "./surrogates/ppo.js";
+import type { PolicyRow, Surrogate, SurrogateOptions } from "./surrogates/surrogate.js";
+import { turnSums } from "./turns.js";
 
-/** What the policy loss needs of a row, [tokens] each. */
-export interface PolicyRow {
-  readonly turns: readonly TokenRange[];
-  /** Log-probs under the policy that sampled the row. */
-  readonly oldLogprobs: ArrayLike<number>;
-  readonly advantages: ArrayLike<number>;
-  /** Log-probs under the frozen reference; needed when there is a KL term, measured (`kl`) whenever present. */
-  readonly referenceLogprobs?: ArrayLike<number>;
+/** The surrogates by verl's names. */
+const surrogates = {
+  vanilla: ppo,
+  gspo,
+  cispo,
+  gpg,
+  clip_cov: clipCov,
+  kl_cov: klCov,
+  geo_mean: geoMean,
+} satisfies Record<string, Surrogate>;
+
+export type PolicyLossName = keyof typeof surrogates;
+
+export const policyLossNames = Object.keys(surrogates) as PolicyLossName[];
+
+/** The only aggregation that a surrogate is defined with; undefined where any goes. */
+export function fixedAggregation(loss: PolicyLossName): Aggregation | undefined {
+  return (surrogates[loss] as Surrogate).aggregation;
 }
 
-export interface PolicyLossOptions {
-  /** The ratio is clipped to [1 − clipLow, 1 + clipHigh]. Default 0.2 each. */
-  readonly clipLow?: number;
-  readonly clipHigh?: number;
-  /** c > 1: a negative advantage costs at most c times its size. Default 3. */
-  readonly dualClip?: number;
-  /** Default `token-mean`. */
+export interface PolicyLossOptions extends Partial<SurrogateOptions> {
+  /** The surrogate. Default `vanilla`, PPO's. Clip ranges default to 0.2 each, dualClip to 3. */
+  readonly loss?: PolicyLossName;
+  /** Default `token-mean`, or the only one that the surrogate is defined with. */
   readonly aggregation?: Aggregation;
   /** T of `seq-mean-token-sum-norm`. */
   readonly normLength?: number;
@@ -30,33 +44,28 @@ export interface PolicyLossOptions {
   readonly entropyCoefficient?: number;
 }
 
-/** Log-ratios are clamped to ±20 before the exponential. */
-const LARGEST_LOG_RATIO = 20;
-
 /**
- * Clipped policy gradient of PPO with dual clip (arXiv 1912.09729) and separate clip ranges (DAPO, arXiv 2503.14476),
- * minus an entropy bonus, plus a KL penalty. Per sampled token, with x = log π − log π_old clamped to ±20:
+ * A policy-gradient surrogate, minus an entropy bonus, plus a KL penalty, with L the surrogate's token losses:
  *
- *     L1 = −A·e^x    L2 = −A·clamp(e^x, 1−clipLow, 1+clipHigh)    L = max(L1, L2), and at most −A·dualClip where A < 0
  *     loss = agg(L) − entropyCoefficient·agg(entropy) + kl.coefficient·agg(KL)
  *
  * Metrics, over the mini-batch: `pg_loss`, `kl`, `entropy` aggregated like the loss; `ppo_kl` (−x), `clipfrac` (share
- * with L2 > L1) and `clipfrac_lower` (share where the dual clip binds) as means over its sampled tokens.
+ * of tokens that the surrogate clips) and `clipfrac_lower` (share that it caps) as means over its sampled tokens.
  */
 export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
-  const { clipLow = 0.2, clipHigh = 0.2, dualClip = 3, kl, entropyCoefficient = 0 } = options;
-  const { aggregation = "token-mean", normLength } = options;
-  if (!(dualClip > 1)) throw new InputError(`policyLoss: dualClip must be greater than 1, not ${dualClip}`);
-  if (!(clipLow >= 0 && clipHigh >= 0)) {
-    throw new InputError(`policyLoss: clipLow and clipHigh must not be negative, are ${clipLow} and ${clipHigh}`);
+  const { loss = "vanilla", kl, entropyCoefficient = 0, normLength } = options;
+  const surrogate: Surrogate = surrogates[loss];
+  const aggregation = options.aggregation ?? surrogate.aggregation ?? "token-mean";
+  const settings = surrogateOptions(options);
+  if (surrogate.aggregation && aggregation !== surrogate.aggregation) {
+    throw new InputError(`policyLoss: ${loss} is always ${surrogate.aggregation}, not ${aggregation}`);
   }
-  const clip = { low: clipLow, high: clipHigh, dual: dualClip };
   const klCoefficient = kl?.coefficient ?? 0;
   const estimator = klEstimators[kl?.estimator ?? "k3"];
 
   return {
     name: "policy",
-    scope: "token",
+    scope: surrogate.scope,
     needs: { entropy: entropyCoefficient !== 0, values: false },
     bind(rows) {
       const ranges = rows.map(({ turns }) => turns);
@@ -74,12 +83,20 @@ export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
         const metrics = { pg_loss: 0, ppo_kl: 0, clipfrac: 0, clipfrac_lower: 0 };
         let kl = 0;
         let entropy = 0;
+        indices.forEach((i, j) => {
+          const { oldLogprobs, advantages, referenceLogprobs, importance } = rows[i];
+          checkLengths("policyLoss", outputs[j], { oldLogprobs, advantages, referenceLogprobs, importance });
+        });
+        const addRow = surrogate.prepare(
+          settings,
+          indices.map((i) => rows[i]),
+          outputs,
+        );
         const gradients = indices.map((i, j): RowGradient => {
-          const { turns, oldLogprobs, advantages, referenceLogprobs } = rows[i];
+          const { turns, referenceLogprobs } = rows[i];
           const { logprobs } = outputs[j];
-          checkLengths("policyLoss", outputs[j], { oldLogprobs, advantages, referenceLogprobs });
           const gradient = new Float64Array(logprobs.length);
-          const row = addClipped(rows[i], logprobs, clip, weights[i], gradient);
+          const row = addRow(rows[i], logprobs, weights[i], gradient, j);
           metrics.pg_loss += weights[i] * row.loss;
           metrics.ppo_kl -= tokenWeights[i] * row.logRatio;
           metrics.clipfrac += tokenWeights[i] * row.clipped;
@@ -106,41 +123,16 @@ export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
   };
 }
 
-interface Clip {
-  readonly low: number;
-  readonly high: number;
-  readonly dual: number;
-}
-
-/** Sums over a row's sampled tokens; adds `weight` times each token's derivative to `gradient`. */
-function addClipped(
-  { turns, oldLogprobs, advantages }: PolicyRow,
-  logprobs: ArrayLike<number>,
-  clip: Clip,
-  weight: number,
-  gradient: Float64Array,
-) {
-  let loss = 0;
-  let logRatio = 0;
-  let clippedCount = 0;
-  let cappedCount = 0;
-  for (const { start, end } of turns) {
-    for (let t = start; t < end; t++) {
-      const advantage = advantages[t];
-      const difference = logprobs[t] - oldLogprobs[t];
-      const x = Math.min(Math.max(difference, -LARGEST_LOG_RATIO), LARGEST_LOG_RATIO);
-      const ratio = Math.exp(x);
-      const unclipped = -advantage * ratio;
-      const clipped = -advantage * Math.min(Math.max(ratio, 1 - clip.low), 1 + clip.high);
-      const larger = Math.max(unclipped, clipped);
-      const cap = -advantage * clip.dual;
-      const capped = advantage < 0 && larger > cap;
-      loss += capped ? cap : larger;
-      logRatio += x;
-      if (clipped > unclipped) clippedCount++;
-      if (capped) cappedCount++;
-      else if (clipped <= unclipped && x === difference) gradient[t] += weight * unclipped;
-    }
+/** Defaults, verl's and the papers', and checks. */
+function surrogateOptions(options: PolicyLossOptions): SurrogateOptions {
+  const { clipLow = 0.2, clipHigh = 0.2, dualClip = 3, covShare = 2e-4, covLow = 1, covHigh = 5 } = options;
+  const { covKl = 1, seed = 0 } = options;
+  if (!(dualClip > 1)) throw new InputError(`policyLoss: dualClip must be greater than 1, not ${dualClip}`);
+  if (!(clipLow >= 0 && clipHigh >= 0)) {
+    throw new InputError(`policyLoss: clipLow and clipHigh must not be negative, are ${clipLow} and ${clipHigh}`);
   }
-  return { loss, logRatio, clipped: clippedCount, capped: cappedCount };
+  if (!(covShare > 0 && covShare <= 1)) {
+    throw new InputError(`policyLoss: covShare must lie above 0 and not above 1, is ${covShare}`);
+  }
+  return { clipLow, clipHigh, dualClip, covShare, covLow, covHigh, covKl, seed };
 }

@@ -31,13 +31,13 @@ export interface PrmLossOptions {
  * `prm_loss`, `raw_reward` (Σ q, without β) and `dpo_acc_abs` (the sign of x agrees with the label).
  */
 export function prmLoss({ beta, reference = false }: PrmLossOptions): Loss<PrmRow> {
-  const crossEntropy = reference ? saturatingCrossEntropy : logitsCrossEntropy;
+  const crossEntropy = reference ? saturatingCrossEntropy : logisticLoss;
   return {
     name: "prm",
     scope: "row",
     needs: { entropy: false, values: false },
     bind(rows) {
-      const counts = rows.map(({ turns, label }) => turns.length > 0 && Number.isFinite(label));
+      const counts = rows.map(isLearnable);
       const weight = 1 / counts.filter(Boolean).length;
       return (outputs, indices) => {
         const metrics = { prm_loss: 0, raw_reward: 0, dpo_acc_abs: 0 };
@@ -47,10 +47,7 @@ export function prmLoss({ beta, reference = false }: PrmLossOptions): Loss<PrmRo
           checkLengths("prmLoss", outputs[j], { referenceLogprobs });
           const gradient = new Float64Array(logprobs.length);
           if (!counts[i]) return { logprobs: gradient };
-          let sum = 0;
-          for (const { start, end } of turns) {
-            for (let t = start; t < end; t++) sum += logprobs[t] - referenceLogprobs[t];
-          }
+          const sum = ratioSum(rows[i], logprobs);
           const { value, derivative } = crossEntropy(beta * sum, label);
           metrics.prm_loss += weight * value;
           metrics.raw_reward += weight * sum;
@@ -64,8 +61,22 @@ export function prmLoss({ beta, reference = false }: PrmLossOptions): Loss<PrmRo
   };
 }
 
+/** Whether a row can be learned from: it has sampled tokens and a label. */
+export function isLearnable({ turns, label }: Pick<PrmRow, "turns" | "label">): boolean {
+  return turns.length > 0 && Number.isFinite(label);
+}
+
+/** Σ_t (log π_φ(t) − log π_ref(t)) over the row's sampled tokens, in nats. */
+export function ratioSum({ turns, referenceLogprobs }: PrmRow, logprobs: ArrayLike<number>): number {
+  let sum = 0;
+  for (const { start, end } of turns) {
+    for (let t = start; t < end; t++) sum += logprobs[t] - referenceLogprobs[t];
+  }
+  return sum;
+}
+
 /** −[y·ln σ(x) + (1−y)·ln(1−σ(x))] and its derivative by x, without overflow or cancellation. */
-function logitsCrossEntropy(x: number, y: number) {
+export function logisticLoss(x: number, y: number) {
   const e = Math.exp(-Math.abs(x));
   const sigmoid = x >= 0 ? 1 / (1 + e) : e / (1 + e);
   return { value: Math.max(x, 0) + Math.log1p(e) - y * x, derivative: sigmoid - y };

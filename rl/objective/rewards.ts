@@ -7,6 +7,8 @@ import { type TokenRange, turnSums } from "./turns.js";
 export interface RewardRow {
   /** Rows with one group id (the trajectory's task) are samples of one prompt; they need not stand side by side. */
   readonly group: number;
+  /** Which of the group's samples it is. Credit that is drawn at random depends on it, not on the row's place. Default 0. */
+  readonly sample?: number;
   /** Length of the row's sequence, in tokens. */
   readonly tokens: number;
   readonly turns: readonly TokenRange[];
@@ -16,6 +18,10 @@ export interface RewardRow {
   readonly lengthPenalty?: number;
   /** Token scores of the process reward model, normalised (`primeNorm`), [tokens]. */
   readonly scores?: Float64Array;
+  /** A judge's opinion of each turn, [turns], not negative. */
+  readonly judgeScores?: ArrayLike<number>;
+  /** A critic's values, [tokens]: of the state before token t. */
+  readonly values?: ArrayLike<number>;
   /** The judge or the simulated user failed: there is no outcome. */
   readonly failed?: boolean;
 }
@@ -54,14 +60,20 @@ export function totalReward({ outcome, lengthPenalty = 0 }: RewardRow): number {
  * @throws when there is not one score per token.
  */
 export function exclusion(row: RewardRow): Exclusion | undefined {
-  const { tokens, turns, scores } = row;
+  const { tokens, turns, scores, values, judgeScores } = row;
   if (scores && scores.length !== tokens) {
     throw new RangeError(`credit: a row of ${tokens} tokens has ${scores.length} token scores`);
+  }
+  if (values && values.length !== tokens) {
+    throw new RangeError(`credit: a row of ${tokens} tokens has ${values.length} values`);
   }
   if (row.failed) return "failed";
   if (turns.length === 0) return "no_turns";
   if (!Number.isFinite(totalReward(row))) return "non_finite";
-  if (scores && !turnSums(scores, turns).every(Number.isFinite)) return "non_finite";
+  for (const stream of [scores, values]) {
+    if (stream && !turnSums(stream, turns).every(Number.isFinite)) return "non_finite";
+  }
+  if (judgeScores && !turns.every((_, k) => Number.isFinite(judgeScores[k]))) return "non_finite";
   return undefined;
 }
 

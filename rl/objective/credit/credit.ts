@@ -1,16 +1,19 @@
 /** Credit assignment: how the reward of a conversation, or the scores of its tokens, become rewards of its turns. */
 import { exclusion, type RewardRow, type Rewards, type RowRewards, totalReward } from "../rewards.js";
 import { lengthShares, turnSums } from "../turns.js";
+import { type DirichletOptions, dirichletWeights } from "./dirichlet.js";
+import { judgeWeights } from "./judge.js";
 import { type NormItpoOptions, normItpoWeights, tokenScoresOf } from "./normItpo.js";
+import { valueDifferences } from "./value.js";
 
 interface Credit {
   readonly rewards: RowRewards[];
   readonly weights?: Float64Array[];
 }
 
-export type CreditMethod = "norm_itpo" | "uniform" | "itpo" | "prime" | "shared";
+export type CreditMethod = "norm_itpo" | "uniform" | "dirichlet" | "judge" | "itpo" | "prime" | "value" | "shared";
 
-type Method = (rows: readonly RewardRow[], options: NormItpoOptions) => Credit;
+type Method = (rows: readonly RewardRow[], options: NormItpoOptions & DirichletOptions) => Credit;
 
 /**
  * The methods by name. With w the weights, ℓ the turn's share of the row's sampled tokens, S the sum of its token
@@ -25,6 +28,10 @@ const methods: Record<CreditMethod, Method> = {
       rows,
       rows.map(({ turns }) => new Float64Array(turns.length).fill(1 / turns.length)),
     ),
+  /** w[k]·outcome + ℓ[k]·lengthPenalty, w drawn from a Dirichlet distribution: a control for credit. Sums to R. */
+  dirichlet: (rows, options) => byWeights(rows, dirichletWeights(rows, options)),
+  /** w[k]·outcome + ℓ[k]·lengthPenalty, w the judge's scores of the turns over their sum. Sums to R. */
+  judge: (rows) => byWeights(rows, rows.map(judgeWeights)),
   /** S[k] + ℓ[k]·lengthPenalty: the outcome enters through the training of the process reward model alone. */
   itpo: (rows) => ({
     rewards: rows.map((row) => {
@@ -36,6 +43,14 @@ const methods: Record<CreditMethod, Method> = {
   prime: (rows) => ({
     rewards: rows.map((row) => ({ turns: penalties(row), conversation: 0, tokens: tokenScoresOf(row) })),
   }),
+  /** What a critic gained by each token: V[next] − V[t], R in place of the value after the last. Sums to R − V[first]. */
+  value: (rows) => ({
+    rewards: rows.map((row) => ({
+      turns: new Float64Array(row.turns.length),
+      conversation: 0,
+      tokens: valueDifferences(row),
+    })),
+  }),
   /** R once, at the end of the last turn, so that every token shares it. */
   shared: (rows) => ({
     rewards: rows.map((row) => ({ turns: new Float64Array(row.turns.length), conversation: totalReward(row) })),
@@ -44,7 +59,7 @@ const methods: Record<CreditMethod, Method> = {
 
 export const creditMethods = Object.keys(methods) as CreditMethod[];
 
-export interface CreditOptions extends NormItpoOptions {
+export interface CreditOptions extends NormItpoOptions, DirichletOptions {
   readonly method: CreditMethod;
   /** Factor on what the method gives (the reference's `reward_dpo_coef`). Default 1. */
   readonly coefficient?: number;
@@ -57,7 +72,7 @@ export interface CreditOptions extends NormItpoOptions {
  * of them reaches the others. The reference implementation adds the turn sums of `itpo` once per outcome metric; here
  * once.
  *
- * @throws when the method needs token scores and a row has none, or a method's option is out of its range.
+ * @throws when the method needs token scores, values or a judge's scores and a row has none, or a method's option is out of its range.
  */
 export function assignCredit(rows: readonly RewardRow[], options: CreditOptions): Rewards {
   const { method, coefficient = 1, outcomeCoefficient = 0 } = options;

@@ -3,6 +3,8 @@ import { InputError } from "../../../lib/errors.js";
 import {
   assignCredit,
   creditMethods,
+  dirichletWeights,
+  judgeWeights,
   normItpoWeights,
   type RewardRow,
   turnRewards,
@@ -32,6 +34,8 @@ const rewardTable = [
   ["itpo", [[0.3 - 0.02, -0.15 - 0.03], [0.4 - 0.0075, -0.2 - 0.015, 0.2 - 0.0075], [-0.0171429, 0.1771429], [0.48]]],
   ["prime", [[0.3 - 0.02, -0.15 - 0.03], [0.4 - 0.0075, -0.2 - 0.015, 0.2 - 0.0075], [-0.0171429, 0.1771429], [0.48]]],
   ["uniform", [[0.48, 0.47], [-0.0075, -0.015, -0.0075], [0.4828571, 0.4771429], [0.98]]],
+  ["judge", [[0.73, 0.22], [-0.0075, -0.015, -0.0075], [0.7328571, 0.2271429], [0.98]]],
+  ["value", [[0.2, 0.75], [0.1, 0.15, -0.28], [0.3, 0.66], [0.98]]],
   ["shared", [[0, 0.95], [0, 0, -0.03], [0, 0.96], [0.98]]],
 ] as const;
 
@@ -41,8 +45,31 @@ for (const [method, expected] of rewardTable) {
   });
 }
 
-test("every method is in the table above", (t) => {
-  t.deepEqual([...creditMethods].sort(), rewardTable.map(([method]) => method).sort());
+test("every method but the random one is in the table above", (t) => {
+  t.deepEqual([...creditMethods].sort(), [...rewardTable.map(([method]) => method), "dirichlet"].sort());
+});
+
+test("Dirichlet weights: their mean is even and their variance (K−1)/(K²(Kα+1)), whatever the order of rows", (t) => {
+  for (const concentration of [0.3, 1, 5]) {
+    const rows = Array.from({ length: 4000 }, (_, sample) => ({ ...f1[1], sample }));
+    const weights = dirichletWeights(rows, { concentration, noise: [3, 7] });
+    const variance = 2 / (9 * (3 * concentration + 1));
+    for (const k of [0, 1, 2]) {
+      const mean = weights.reduce((sum, row) => sum + row[k], 0) / weights.length;
+      const spread = weights.reduce((sum, row) => sum + (row[k] - 1 / 3) ** 2, 0) / weights.length;
+      t.true(Math.abs(mean - 1 / 3) < 4 * Math.sqrt(variance / 4000));
+      t.true(Math.abs(spread / variance - 1) < 0.1);
+    }
+    t.deepEqual(dirichletWeights(rows.toReversed(), { concentration, noise: [3, 7] }), weights.toReversed());
+    t.notDeepEqual(dirichletWeights(rows, { concentration, noise: [3, 8] }), weights);
+  }
+  t.throws(() => dirichletWeights(f1, { concentration: 0 }), { instanceOf: InputError, message: /concentration/ });
+});
+
+test("a judge whose scores are all 0 shares evenly; a negative score is refused", (t) => {
+  near(t, [judgeWeights({ ...f1[1], judgeScores: [0, 0, 0] })], [[1 / 3, 1 / 3, 1 / 3]], 1e-15);
+  near(t, [judgeWeights({ ...f1[1], judgeScores: [1e308, 1e308, 0] })], [[0.5, 0.5, 0]], 1e-15);
+  t.throws(() => judgeWeights({ ...f1[0], judgeScores: [-1, 2] }), { instanceOf: InputError, message: /negative/ });
 });
 
 test("coefficients scale the method's rewards and add the whole reward at the end of the conversation", (t) => {
@@ -68,6 +95,8 @@ const unusable: [string, Partial<RewardRow>, string][] = [
   ["without turns", { turns: [] }, "no_turns"],
   ["with a NaN outcome", { outcome: Number.NaN }, "non_finite"],
   ["with an infinite penalty", { lengthPenalty: Number.NEGATIVE_INFINITY }, "non_finite"],
+  ["with a NaN value", { values: new Float64Array(10).fill(Number.NaN) }, "non_finite"],
+  ["with a judge's NaN", { judgeScores: [1, Number.NaN, 1] }, "non_finite"],
   ["with a NaN score", { scores: new Float64Array(10).fill(Number.NaN) }, "non_finite"],
 ];
 
@@ -113,6 +142,9 @@ test("options out of range and missing scores are named", (t) => {
   for (const method of ["norm_itpo", "itpo", "prime"] as const) {
     t.throws(() => assignCredit([{ ...f1[0], scores: undefined }], { method }), { message: /token scores/ });
   }
+  t.throws(() => assignCredit([{ ...f1[0], values: undefined }], { method: "value" }), { message: /critic/ });
+  t.throws(() => assignCredit([{ ...f1[0], judgeScores: undefined }], { method: "judge" }), { message: /judge/ });
+  t.throws(() => assignCredit([{ ...f1[0], values: [1] }], { method: "value" }), { message: /1 values/ });
   t.throws(() => assignCredit([{ ...f1[0], scores: new Float64Array(3) }], { method: "prime" }), {
     message: /3 token scores/,
   });

@@ -2,16 +2,19 @@
 import test from "ava";
 import fc from "fast-check";
 import {
+  type AdvantageOptions,
   addMetrics,
+  advantageEstimators,
   assignCredit,
   creditMethods,
+  estimateAdvantages,
   type Loss,
   lengthShares,
   type Outputs,
   policyLoss,
   prmLoss,
   type RewardRow,
-  rloo,
+  type Rewards,
   sftLoss,
   turnRanges,
   turnRewards,
@@ -30,6 +33,9 @@ const rowOf = (size: number): fc.Arbitrary<RewardRow> =>
       outcome: real(size),
       lengthPenalty: real(size),
       scores: fc.array(real(size), { minLength: 30, maxLength: 30 }),
+      values: fc.array(real(size), { minLength: 30, maxLength: 30 }),
+      judgeScores: fc.array(real(size).map(Math.abs), { minLength: 4, maxLength: 4 }),
+      sample: fc.nat(),
     })
     .map(({ turns, scores, ...row }) => {
       const mask = turns.flatMap(([gap, length]) => [...Array<number>(gap).fill(0), ...Array<number>(length).fill(1)]);
@@ -37,19 +43,32 @@ const rowOf = (size: number): fc.Arbitrary<RewardRow> =>
     });
 
 const rowsOf = (size: number) => fc.array(rowOf(size), { minLength: 1, maxLength: 9 });
-const forms = (["turn_index", "row_total", "share", "reference"] as const).flatMap((form) =>
-  (["rms", "whiten", "none"] as const).map((normalise) => ({ form, normalise })),
-);
+const normalisations = ["rms", "whiten", "none"] as const;
+const estimates: AdvantageOptions[] = [
+  ...(["turn_index", "row_total", "share", "reference"] as const).flatMap((form) =>
+    normalisations.map((normalise): AdvantageOptions => ({ form, normalise })),
+  ),
+  ...advantageEstimators.map((estimator): AdvantageOptions => ({ estimator, gamma: 0.9, lambda: 0.8 })),
+  { estimator: "reinforce_plus_plus", acrossTurns: false },
+  { estimator: "grpo", normalise: "rms" },
+];
 
-test("credit sums to the whole reward; ITPO's and PRIME's to the scores and the penalty", (t) => {
+/** With the values that the rows bring, and a greedy conversation of reward 0.5 for every group. */
+function estimate(rows: readonly RewardRow[], rewards: Rewards, options: AdvantageOptions) {
+  const baselines = new Map(rows.map(({ group }) => [group, 0.5]));
+  return estimateAdvantages(rows, rewards, options, { values: rows.map(({ values }) => values), baselines });
+}
+
+test("credit sums to the whole reward; ITPO's and PRIME's to the scores and the penalty; a critic's to what it gained", (t) => {
   fc.assert(
     fc.property(rowsOf(2), fc.constantFrom("mean", "sum"), real(1).map(Math.abs), (rows, form, uniformMix) => {
       for (const method of creditMethods) {
         const sums = turnRewards(rows, assignCredit(rows, { method, form, uniformMix }));
-        rows.forEach(({ turns, outcome, lengthPenalty = 0, scores = [] }, i) => {
+        rows.forEach(({ turns, outcome, lengthPenalty = 0, scores = [], values = [] }, i) => {
           if (turns.length === 0) return;
           const byScores = method === "itpo" || method === "prime";
-          const expected = byScores ? turnSums(scores, turns).reduce((a, b) => a + b, 0) : outcome;
+          const earned = method === "value" ? outcome - values[turns[0].start] : outcome;
+          const expected = byScores ? turnSums(scores, turns).reduce((a, b) => a + b, 0) : earned;
           close(
             t,
             sums[i].reduce((a, b) => a + b, 0),
@@ -69,17 +88,19 @@ test("the order of rows and the names of groups change nothing", (t) => {
   fc.assert(
     fc.property(rowsOf(2), fc.infiniteStream(fc.nat()), (rows, keys) => {
       const order = rows.map((_, i) => ({ i, key: keys.next().value as number })).sort((a, b) => a.key - b.key);
-      const shuffled = order.map(({ i }) => ({ ...rows[i], group: 1000 - 7 * rows[i].group }));
       for (const method of creditMethods) {
-        for (const options of forms) {
-          const plain = rloo(rows, assignCredit(rows, { method }), options);
-          const other = rloo(shuffled, assignCredit(shuffled, { method }), options);
+        // Random credit is drawn by the group's name.
+        const name = (group: number) => (method === "dirichlet" ? group : 1000 - 7 * group);
+        const shuffled = order.map(({ i }) => ({ ...rows[i], group: name(rows[i].group) }));
+        for (const options of estimates) {
+          const plain = estimate(rows, assignCredit(rows, { method }), options);
+          const other = estimate(shuffled, assignCredit(shuffled, { method }), options);
           near(
             t,
             other.advantages,
             order.map(({ i }) => plain.advantages[i]),
             1e-9,
-            `${method} ${options.form}`,
+            `${method} ${options.estimator} ${options.form}`,
           );
           if (JSON.stringify(plain.counts) !== JSON.stringify(other.counts)) t.fail("counts differ");
         }
@@ -94,8 +115,12 @@ test("extreme scores, outcomes and penalties stay finite", (t) => {
   fc.assert(
     fc.property(rowsOf(1e4), (rows) => {
       for (const method of creditMethods) {
-        for (const options of forms) {
-          const { advantages, returns } = rloo(rows, assignCredit(rows, { method, outcomeCoefficient: 1 }), options);
+        for (const options of estimates) {
+          const { advantages, returns } = estimate(
+            rows,
+            assignCredit(rows, { method, outcomeCoefficient: 1 }),
+            options,
+          );
           if (![...advantages, ...returns].every((stream) => stream.every(Number.isFinite))) t.fail(method);
         }
       }

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import type { ExecutionContext } from "ava";
-import { type Loss, type Outputs, type RewardRow, turnRanges } from "../../../rl/objective/index.js";
+import { type Aggregation, type Loss, type Outputs, type RewardRow, turnRanges } from "../../../rl/objective/index.js";
 import { fixture } from "../../support.js";
 
 export type Matrix = number[][];
@@ -22,16 +22,30 @@ interface GoldenAdvantages {
   readonly returns: Matrix;
 }
 
+interface ValueAndGradient {
+  readonly loss: number;
+  readonly grad_q: Matrix;
+}
+
 interface GoldenReward {
   readonly q: Matrix;
   readonly response_mask: Matrix;
   readonly beta: number;
   readonly scores: number[];
+  readonly binary_scores: number[];
   readonly ce_loss: number;
   readonly ce_grad_q: Matrix;
+  readonly dpo_none: ValueAndGradient;
+  readonly dpo_bon_acc: ValueAndGradient;
+  readonly dpo_bon_rm: ValueAndGradient;
   readonly dpo_accuracy: number;
   readonly dpo_abs_accuracy: number;
   readonly batch_norm_scores: Matrix;
+}
+
+interface GoldenStreams {
+  readonly advantages: Matrix;
+  readonly returns: Matrix;
 }
 
 interface GoldenPolicy {
@@ -41,7 +55,7 @@ interface GoldenPolicy {
   readonly advantages: Matrix;
   readonly response_mask: Matrix;
   readonly vanilla: readonly {
-    readonly agg: "token-mean" | "seq-mean-token-sum" | "seq-mean-token-mean" | "seq-mean-token-sum-norm";
+    readonly agg: Aggregation;
     readonly clip_low: number;
     readonly clip_high: number;
     readonly clip_c: number;
@@ -51,8 +65,32 @@ interface GoldenPolicy {
     readonly clipfrac_lower: number;
     readonly grad_log_prob: Matrix;
   }[];
+  readonly gspo: {
+    readonly clip_low: number;
+    readonly clip_high: number;
+    readonly loss: number;
+    readonly clipfrac: number;
+    readonly grad_log_prob: Matrix;
+  };
   readonly kl: Readonly<Record<"kl" | "abs" | "mse" | "low_var_kl", { value: Matrix; grad_sum: Matrix }>>;
+  readonly values: Matrix;
+  readonly vpreds: Matrix;
   readonly token_rewards: Matrix;
+  readonly gae: GoldenStreams & { readonly gamma: number; readonly lam: number };
+  readonly gae_1_1: GoldenStreams;
+  readonly value_loss: {
+    readonly returns: Matrix;
+    readonly cliprange: number;
+    readonly loss: number;
+    readonly clipfrac: number;
+    readonly grad_vpreds: Matrix;
+  };
+  readonly group_index: number[];
+  readonly grpo: Matrix;
+  readonly dr_grpo: Matrix;
+  readonly rloo: Matrix;
+  readonly reinforce_plus_plus_baseline: Matrix;
+  readonly reinforce_plus_plus: GoldenStreams & { readonly gamma: number };
   readonly masked_whiten: Matrix;
 }
 
@@ -76,6 +114,8 @@ export const f1: readonly RewardRow[] = [
   scores: Float64Array.from(scores),
   outcome,
   lengthPenalty,
+  judgeScores: [3, 1, 0, 2],
+  values: Float64Array.from(mask, (bit, t) => 0.05 * t * Number(bit)),
 }));
 
 /** Asserts that two ragged tables of numbers agree within a tolerance; gives the number of entries compared. */

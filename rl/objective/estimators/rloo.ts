@@ -1,8 +1,8 @@
 /** REINFORCE with a leave-one-out baseline (RLOO) for rewards of turns, tokens and conversations. */
-import { type Advantages, accumulate, gather, type Member } from "./advantage.js";
-import { affine, type Normalisation, normaliser } from "./normalise.js";
-import type { RewardRow, Rewards } from "./rewards.js";
-import { countTokens, type TokenRange } from "./turns.js";
+import { type Advantages, accumulate, gather, type Member } from "../advantage.js";
+import { affine, type Normalisation, normaliser } from "../normalise.js";
+import type { RewardRow, Rewards } from "../rewards.js";
+import { countTokens, type TokenRange } from "../turns.js";
 
 /**
  * How the baseline is taken. With ρ[i,k] the turn rewards, G[i,k] = Σ_{j≥k} ρ[i,j] the reward to go, R_i = G[i,0] and
