@@ -12,6 +12,7 @@ import {
   lengthShares,
   type Outputs,
   policyLoss,
+  policyLossNames,
   prmLoss,
   type RewardRow,
   type Rewards,
@@ -19,6 +20,7 @@ import {
   turnRanges,
   turnRewards,
   turnSums,
+  valueLoss,
 } from "../../../rl/objective/index.js";
 import { close, evaluate, near } from "./support.js";
 
@@ -161,13 +163,20 @@ const lossRow = fc
     oldLogprobs: old,
     referenceLogprobs: reference,
     advantages: row.scores ?? [],
+    importance: weights.map(Math.abs),
+    oldValues: old,
+    returns: reference,
   }));
-const output: fc.Arbitrary<Outputs> = fc.record({ logprobs: numbers, entropy: numbers });
+const output: fc.Arbitrary<Outputs> = fc.record({ logprobs: numbers, entropy: numbers, values: numbers });
 
 const losses: Loss<ReturnType<typeof lossRow.generate>["value"]>[] = [
   ...(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"] as const).map(
     (aggregation) => policyLoss({ aggregation, normLength: 30, kl: { coefficient: 0.1 }, entropyCoefficient: 0.01 }),
   ),
+  ...policyLossNames
+    .map((loss) => policyLoss({ loss, kl: { coefficient: 0.1, estimator: "k1+" } }))
+    .filter(({ scope }) => scope !== "batch"),
+  valueLoss(),
   prmLoss({ beta: 0.5 }),
   sftLoss(),
 ];
@@ -196,6 +205,7 @@ test("cutting a mini-batch into micro-batches leaves gradients the same bits; va
           addMetrics(metrics, result.metrics);
           indices.forEach((i, j) => {
             near(t, [result.gradients[j].logprobs], [whole.gradients[i].logprobs], 0, loss.name);
+            near(t, [result.gradients[j].values ?? []], [whole.gradients[i].values ?? []], 0, loss.name);
           });
         }
         close(t, value, whole.value, 1e-10, loss.name);

@@ -1,11 +1,13 @@
 /** The reference's golden numbers and the specification's test vectors: one case a line, each within its tolerance. */
 import test from "ava";
 import { goldenVectors } from "./goldenVectors.js";
+import { specVectors } from "./specVectors.js";
 import { near } from "./support.js";
 import type { Vector } from "./vectors.js";
 
 const tables: Readonly<Record<string, readonly [vectors: readonly Vector[], cases: number]>> = {
   "golden cases of the reference": [goldenVectors, 83],
+  "test vectors of the specification": [specVectors, 45],
 };
 
 for (const [what, [vectors, cases]] of Object.entries(tables)) {
