@@ -1,6 +1,6 @@
 import type { TrainConfig } from "./config.js";
 import { alignment, assignCredit, countTokens, type Proportion, turnRewards, turnSums } from "./objective/index.js";
-import type { PrmScores } from "./trainer.js";
+import type { PrmScores } from "./rewardModel.js";
 import { rewardRow } from "./trainer.js";
 import type { Trajectory } from "./trajectory.js";
 

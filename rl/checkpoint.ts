@@ -2,10 +2,12 @@ import { access, mkdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import {
+  arena,
   type Backend,
   fromHost,
   InputError,
   keep,
+  noGrad,
   openSafetensors,
   outsideArenas,
   type Tensor,
@@ -13,9 +15,11 @@ import {
   writeSafetensors,
 } from "../lib/index.js";
 import { loadQwen, type Qwen, saveQwen, type Tokenizer, writeWhole } from "../models/index.js";
-import type { Learner } from "./learner.js";
+import { type CriticModel, freshValueHead } from "./critic.js";
+import { type Learner, VALUE_HEAD } from "./learner.js";
 
 const STATE = "state.json";
+const HEAD = "critic.value_head.safetensors";
 
 /** What a run has to remember besides weights. Everything random derives from seed and step. */
 export interface RunState {
@@ -25,6 +29,8 @@ export interface RunState {
   readonly config: unknown;
   /** Held-out outcome before training. */
   readonly before?: number;
+  /** Coefficient of the KL divergence in the reward. */
+  readonly klCoefficient?: number;
 }
 
 const stateForm = z.object({
@@ -35,22 +41,24 @@ const stateForm = z.object({
     .number()
     .nullish()
     .transform((value) => value ?? undefined),
+  klCoefficient: z.number().optional(),
 });
 
 /** The models of a run by role; each is saved as a model folder that other tools load. */
 export interface RunModels {
   readonly policy: Learner;
   readonly prm?: Learner;
+  readonly critic?: Learner;
   readonly reference?: Qwen;
 }
 
 /**
- * Writes a checkpoint folder: `policy/`, `reference/` and `prm/`, as far as there are such, in Hugging Face format, the optimizers' state, and
- * state.json. The old checkpoint is replaced only once the new one is complete.
+ * Writes a checkpoint folder: `policy/`, `reference/`, `prm/` and `critic/`, as far as there are such, in Hugging Face format, the
+ * critic's head, the optimizers' state, and state.json. The old checkpoint is replaced only once the new one is complete.
  */
 export async function saveCheckpoint(
   directory: string,
-  { policy, prm, reference }: RunModels,
+  { policy, prm, critic, reference }: RunModels,
   tokenizer: Tokenizer,
   state: RunState,
 ): Promise<void> {
@@ -58,13 +66,16 @@ export async function saveCheckpoint(
   await rm(join(fresh, STATE), { force: true }); // Where it stands the folder counts as complete.
   await rm(fresh, { recursive: true, force: true });
   await mkdir(fresh, { recursive: true });
-  for (const [role, model] of Object.entries({ policy: policy.model, prm: prm?.model, reference })) {
+  const models = { policy: policy.model, prm: prm?.model, critic: critic?.model, reference };
+  for (const [role, model] of Object.entries(models)) {
     if (!model) continue;
     await saveQwen(model, join(fresh, role));
     await tokenizer.save(join(fresh, role));
   }
-  await saveOptimizer(policy, join(fresh, "policy.optimizer.safetensors"));
-  if (prm) await saveOptimizer(prm, join(fresh, "prm.optimizer.safetensors"));
+  for (const [role, learner] of Object.entries({ policy, prm, critic })) {
+    if (learner) await saveOptimizer(learner, join(fresh, `${role}.optimizer.safetensors`));
+  }
+  if (critic?.valueHead) await writeTensors(join(fresh, HEAD), new Map([[VALUE_HEAD, critic.valueHead]]));
   await writeWhole(join(fresh, STATE), JSON.stringify(state, undefined, 2));
   await rm(old, { recursive: true, force: true });
   await rename(directory, old).catch(ignoreMissing);
@@ -84,6 +95,7 @@ export interface Checkpoint {
   readonly policy: Qwen;
   readonly reference: Qwen;
   readonly prm?: Qwen;
+  readonly critic?: CriticModel;
 }
 
 /** Where a checkpoint was found, and its state. @throws InputError where there is none, or it is damaged. */
@@ -110,7 +122,21 @@ export async function openCheckpoint(directory: string, backend: Backend): Promi
   const load = (role: keyof RunModels) => loadQwen(join(folder, role), { backend });
   const [policy, reference] = [await load("policy"), await load("reference")];
   for (const parameter of reference.parameters.values()) parameter.requiresGrad = false;
-  return { folder, state, policy, reference, prm: (await exists(join(folder, "prm"))) ? await load("prm") : undefined };
+  const prm = (await exists(join(folder, "prm"))) ? await load("prm") : undefined;
+  const critic = (await exists(join(folder, "critic")))
+    ? await openCriticModel(folder, await load("critic"))
+    : undefined;
+  return { folder, state, policy, reference, prm, critic };
+}
+
+async function openCriticModel(folder: string, model: Qwen): Promise<CriticModel> {
+  const valueHead = freshValueHead(model);
+  const { tensors } = await readTensors(join(folder, HEAD), model.backend);
+  const saved = tensors.get(VALUE_HEAD);
+  if (!saved || saved.size !== valueHead.size) throw new InputError(`${join(folder, HEAD)}: not this critic's head`);
+  arena(() => noGrad(() => valueHead.assign(saved.to(valueHead.dtype))));
+  for (const tensor of tensors.values()) tensor.dispose();
+  return { model, valueHead };
 }
 
 async function readState(path: string): Promise<RunState> {
@@ -124,10 +150,11 @@ async function readState(path: string): Promise<RunState> {
 /** Loads the optimizers' state of a checkpoint. */
 export async function openOptimizers(
   { folder }: Pick<Checkpoint, "folder">,
-  { policy, prm }: Pick<RunModels, "policy" | "prm">,
+  { policy, prm, critic }: Pick<RunModels, "policy" | "prm" | "critic">,
 ): Promise<void> {
-  await loadOptimizer(policy, join(folder, "policy.optimizer.safetensors"));
-  if (prm) await loadOptimizer(prm, join(folder, "prm.optimizer.safetensors"));
+  for (const [role, learner] of Object.entries({ policy, prm, critic })) {
+    if (learner) await loadOptimizer(learner, join(folder, `${role}.optimizer.safetensors`));
+  }
 }
 
 /** A process that was killed between the renames of a save leaves the checkpoint under another name: the newest counts. */
@@ -148,31 +175,46 @@ function exists(path: string): Promise<boolean> {
 /** Writes an optimizer's moments and masters under their own names, and its step count as metadata. */
 export async function saveOptimizer({ optimizer }: Learner, path: string): Promise<void> {
   const { step, tensors } = optimizer.state();
+  await writeTensors(path, tensors, { step: String(step) });
+}
+
+/** Writes tensors in f32. */
+function writeTensors(
+  path: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  metadata: Record<string, string> = {},
+): Promise<void> {
   const entries = [...tensors].map(([name, tensor]) => ({
     name,
     dtype: "F32" as const,
     shape: [...tensor.shape],
-    data: () => tensor.backend.download(tensor),
+    data: async () => new Float32Array(await tensor.data()),
   }));
-  await writeSafetensors(path, entries, { step: String(step) });
+  return writeSafetensors(path, entries, metadata);
 }
 
 /** @throws InputError where the file is damaged or another model's. */
 export async function loadOptimizer({ model, optimizer }: Learner, path: string): Promise<void> {
+  const { tensors, metadata } = await readTensors(path, model.backend);
+  try {
+    const step = Number(metadata.step);
+    if (!Number.isInteger(step)) throw new InputError(`${path}: it does not say its step; take another checkpoint`);
+    optimizer.load({ step, tensors });
+  } finally {
+    for (const tensor of tensors.values()) tensor.dispose();
+  }
+}
+
+/** Tensors in f32, which the caller disposes of. */
+async function readTensors(path: string, backend: Backend) {
   await using file = await openSafetensors(path);
   const tensors = new Map<string, Tensor>();
   for (const [name, { dtype, shape }] of file.tensors) {
     const values = toFloat32(await file.read(name), dtype);
     tensors.set(
       name,
-      outsideArenas(() => keep(fromHost(values, { backend: model.backend, shape }))),
+      outsideArenas(() => keep(fromHost(values, { backend, shape }))),
     );
   }
-  try {
-    const step = Number(file.metadata.step);
-    if (!Number.isInteger(step)) throw new InputError(`${path}: it does not say its step; take another checkpoint`);
-    optimizer.load({ step, tensors });
-  } finally {
-    for (const tensor of tensors.values()) tensor.dispose();
-  }
+  return { tensors, metadata: file.metadata };
 }

@@ -4,12 +4,26 @@ import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
 import { z } from "zod";
 import { InputError } from "../lib/index.js";
+import {
+  type AdvantageEstimator,
+  advantageEstimators,
+  type CreditMethod,
+  creditMethods,
+  fixedAggregation,
+  type KlEstimator,
+  klEstimators,
+  outcomeEstimators,
+  type PolicyLossName,
+  policyLossNames,
+} from "./objective/index.js";
 
 const count = z.int().positive();
 const size = z.int().nonnegative();
 const fraction = z.number().min(0).max(1);
 const decay = z.number().min(0).lt(1);
 const rate = z.number().nonnegative();
+
+const klEstimator = z.enum(Object.keys(klEstimators) as [KlEstimator, ...KlEstimator[]]);
 
 /** A Qwen model with fresh weights. */
 const scratch = z.strictObject({
@@ -84,34 +98,66 @@ const trainSchema = z.strictObject({
     maxTurns: count.default(5),
     maxTurnTokens: count.default(512),
     maxTokens: count.default(4096),
+    dynamicSampling: z
+      .boolean()
+      .default(false)
+      .describe("groups whose rewards are all equal are dropped and others sampled in their place"),
+    maxRounds: count.default(4).describe("rounds of sampling a step at most, with dynamicSampling"),
   }),
   outcome: z
     .strictObject({
       metrics: z.record(z.string(), z.number()).default({ accuracy: 1 }).describe("weight of each outcome metric"),
       tokenPenalty: rate.default(0).describe("cost of one sampled token"),
+      wordPenalty: rate
+        .default(0)
+        .describe("cost of one word, the user's after the opening too; as the reference counts"),
     })
     .prefault({}),
   credit: z
     .strictObject({
-      method: z.enum(["norm_itpo", "itpo", "prime", "uniform", "shared"]).default("norm_itpo"),
+      method: z.enum(creditMethods as [CreditMethod, ...CreditMethod[]]).default("norm_itpo"),
       form: z.enum(["mean", "sum"]).default("mean"),
       temperature: z.number().positive().default(0.4),
       uniformMix: fraction.default(0),
+      concentration: z.number().positive().default(1).describe("of dirichlet's random shares"),
       coefficient: z.number().default(1),
       outcomeCoefficient: z.number().default(0),
     })
     .prefault({}),
   advantage: z
     .strictObject({
-      form: z.enum(["turn_index", "row_total", "share", "reference"]).default("turn_index"),
-      normalise: z.enum(["rms", "whiten", "none"]).default("rms"),
+      estimator: z.enum(advantageEstimators as [AdvantageEstimator, ...AdvantageEstimator[]]).default("rloo"),
+      form: z.enum(["turn_index", "row_total", "share", "reference"]).default("turn_index").describe("of rloo"),
+      normalise: z
+        .enum(["rms", "whiten", "none"])
+        .optional()
+        .describe("default: rms for rloo, whiten for ppo and reinforce_plus_plus*, none for the others"),
+      gamma: fraction.default(1).describe("discount per sampled token; ppo and reinforce_plus_plus"),
+      lambda: fraction.default(1).describe("of ppo's generalised advantage estimation"),
+      acrossTurns: z
+        .boolean()
+        .default(true)
+        .describe("reinforce_plus_plus: false starts returns again at each user message, as the reference"),
     })
     .prefault({}),
   prm: z
     .strictObject({
       ...optimizer,
       gradClip: z.number().positive().default(10),
+      loss: z.enum(["ce", "dpo", "bon_acc", "bon_rm"]).default("ce"),
+      update: z
+        .enum(["before", "after", "reverse", "none"])
+        .default("before")
+        .describe("train, then score; score in the training passes; score, then train; score only"),
       beta: z.number().positive().default(0.05),
+      lambda: fraction.default(0).describe("of the recursion r[t] = β·q[t] + λ·r[t+1]"),
+      norm: z.enum(["batch", "none"]).default("batch").describe("batch divides scores by the largest suffix sum"),
+      normRanks: count
+        .default(1)
+        .describe("runs of rows with a divisor of their own, the reference's data-parallel ranks"),
+      label: z.enum(["soft", "hard"]).default("soft"),
+      threshold: z.number().default(0.5).describe("hard labels are 1 above it"),
+      reference: z.boolean().default(false).describe("the reference's saturating cross-entropy and dropped last token"),
       miniBatch: count.default(4).describe("conversations per optimizer step"),
       leadSteps: size.default(0).describe("first steps in which only the reward model learns"),
     })
@@ -121,6 +167,7 @@ const trainSchema = z.strictObject({
       ...optimizer,
       miniBatch: count.default(32).describe("conversations per optimizer step"),
       epochs: count.default(1),
+      loss: z.enum(policyLossNames as [PolicyLossName, ...PolicyLossName[]]).default("vanilla"),
       clipLow: fraction.default(0.2),
       clipHigh: rate.default(0.2),
       dualClip: z.number().gt(1).default(3),
@@ -128,8 +175,40 @@ const trainSchema = z.strictObject({
         .enum(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
         .default("token-mean"),
       kl: rate.default(0.001).describe("coefficient of the KL divergence from the reference"),
-      klEstimator: z.enum(["k1", "k2", "k3", "abs"]).default("k3"),
+      klEstimator: klEstimator.default("k3"),
+      klReward: z
+        .strictObject({
+          coefficient: rate.default(0).describe("of the KL divergence inside the reward"),
+          estimator: klEstimator.default("k1"),
+          controller: z.enum(["fixed", "adaptive"]).default("fixed"),
+          target: z.number().positive().default(0.1).describe("nats a token, adaptive"),
+          horizon: z.number().positive().default(10000).describe("conversations, adaptive"),
+        })
+        .prefault({}),
       entropy: rate.default(0).describe("coefficient of the entropy bonus"),
+      covShare: fraction.default(2e-4).describe("share of the tokens that clip_cov and kl_cov act on"),
+      covLow: z.number().default(1).describe("clip_cov: covariances above this"),
+      covHigh: z.number().default(5).describe("clip_cov: covariances below this"),
+      covKl: rate.default(1).describe("kl_cov's coefficient"),
+      importance: z
+        .strictObject({
+          level: z.enum(["none", "token", "sequence"]).default("none").describe("none: sampler and trainer are one"),
+          bound: z.enum(["truncate", "mask"]).default("truncate"),
+          high: z.number().positive().default(2),
+          low: rate.default(0.5),
+        })
+        .prefault({}),
+      maskTruncated: z.boolean().default(false).describe("no gradient on turns cut off at a token limit"),
+    })
+    .prefault({}),
+  critic: z
+    .strictObject({
+      ...optimizer,
+      lr: rate.default(1e-5),
+      miniBatch: count.default(32).describe("conversations per optimizer step"),
+      epochs: count.default(1),
+      clip: z.number().positive().default(0.5).describe("a value moves by this much at most in a step"),
+      leadSteps: size.default(0).describe("first steps in which the policy does not learn"),
     })
     .prefault({}),
   evaluate: z
@@ -256,31 +335,87 @@ function describeIssue(issue: z.core.$ZodIssue, parents: readonly PropertyKey[] 
   return `${path || "the whole"}: ${issue.message}`;
 }
 
-/** What no single key can know. */
+/** Estimators that compare the conversations of a prompt, for which one is not enough. */
+const ungrouped: readonly AdvantageEstimator[] = ["ppo", "reinforce_plus_plus", "remax"];
+const discounted: readonly AdvantageEstimator[] = ["ppo", "reinforce_plus_plus"];
+
+/** What no single key can know: whether it is wrong, and what to do. */
+const crossChecks: readonly ((config: TrainConfig) => string | false | null | undefined)[] = [
+  ({ rollout, advantage: { estimator } }) =>
+    rollout.samples < 2 &&
+    !ungrouped.includes(estimator) &&
+    "rollout.samples is 1; a group-relative advantage needs at least 2",
+  (config) => {
+    const rows = config.rollout.prompts * config.rollout.samples;
+    const role = (["prm", "policy", "critic"] as const).find(
+      (name) => config[name].miniBatch > rows && (name !== "critic" || needsCritic(config)),
+    );
+    return role && `${role}.miniBatch is ${config[role].miniBatch}, but a step has ${rows} conversations`;
+  },
+  ({ outcome }) =>
+    !(Object.values(outcome.metrics).reduce((a, b) => a + b, 0) > 0) &&
+    "outcome.metrics: the weights must add up to more than 0; name the metrics that count",
+  ({ warmup, environment }) =>
+    warmup &&
+    environment.name !== "quickstart" &&
+    "warmup needs an environment with scripts (quickstart); fine-tune with `itpo sft` and set model.path",
+  ({ credit }) =>
+    credit.method !== "norm_itpo" && credit.uniformMix > 0 && "credit.uniformMix goes with credit.method norm_itpo",
+  ({ credit, advantage }) =>
+    advantage.estimator === "rloo" &&
+    advantage.form === "share" &&
+    (credit.method === "itpo" || credit.method === "value") &&
+    `advantage.form share needs credit that sums to the outcome, not ${credit.method}`,
+  ({ credit, advantage: { estimator } }) =>
+    (outcomeEstimators as readonly string[]).includes(estimator) &&
+    credit.method !== "shared" &&
+    `advantage.estimator ${estimator} knows whole conversations only; set credit.method=shared`,
+  ({ advantage: { estimator, gamma } }) =>
+    gamma !== 1 &&
+    !discounted.includes(estimator) &&
+    "advantage.gamma goes with advantage.estimator ppo or reinforce_plus_plus; leave it 1",
+  ({ advantage: { estimator, lambda } }) =>
+    lambda !== 1 && estimator !== "ppo" && "advantage.lambda goes with advantage.estimator ppo; leave it 1",
+  ({ prm }) =>
+    prm.loss !== "ce" && prm.label === "soft" && `prm.loss ${prm.loss} compares right with wrong; set prm.label=hard`,
+  ({ prm, rollout: { samples } }) =>
+    prm.loss !== "ce" &&
+    prm.miniBatch % samples !== 0 &&
+    `prm.loss ${prm.loss} needs whole groups; set prm.miniBatch to a multiple of rollout.samples, ${samples}`,
+  ({ policy: { loss, aggregation } }) => {
+    const fixed = fixedAggregation(loss);
+    return (
+      fixed &&
+      aggregation !== fixed &&
+      `policy.loss ${loss} averages over conversations; set policy.aggregation=${fixed}`
+    );
+  },
+  ({ policy: { loss, epochs, miniBatch }, rollout }) =>
+    loss === "gpg" &&
+    (epochs > 1 || miniBatch < rollout.prompts * rollout.samples) &&
+    `policy.loss gpg is on policy only; set policy.epochs=1 and policy.miniBatch=${rollout.prompts * rollout.samples}`,
+  ({ policy: { importance } }) =>
+    importance.level !== "none" &&
+    importance.low > importance.high &&
+    "policy.importance.low is above policy.importance.high; exchange them",
+];
+
 function checkTrainConfig(config: TrainConfig, where: string): TrainConfig {
-  const { rollout, outcome, prm, policy, credit, advantage } = config;
-  const rows = rollout.prompts * rollout.samples;
-  const fail = (message: string) => {
-    throw new InputError(`${where}: ${message}`);
-  };
-  if (rollout.samples < 2) fail("rollout.samples is 1; a group-relative advantage needs at least 2");
-  if (prm.miniBatch > rows) fail(`prm.miniBatch is ${prm.miniBatch}, but a step has ${rows} conversations`);
-  if (policy.miniBatch > rows) fail(`policy.miniBatch is ${policy.miniBatch}, but a step has ${rows} conversations`);
-  if (!(Object.values(outcome.metrics).reduce((a, b) => a + b, 0) > 0)) {
-    fail("outcome.metrics: the weights must add up to more than 0; name the metrics that count");
-  }
-  if (config.warmup && config.environment.name !== "quickstart") {
-    fail("warmup needs an environment with scripts (quickstart); fine-tune with `itpo sft` and set model.path");
-  }
-  if (credit.method !== "norm_itpo" && credit.uniformMix > 0)
-    fail("credit.uniformMix goes with credit.method norm_itpo");
-  if (advantage.form === "share" && credit.method === "itpo") {
-    fail("advantage.form share needs credit that sums to the outcome, not itpo");
+  for (const check of crossChecks) {
+    const message = check(config);
+    if (message) throw new InputError(`${where}: ${message}`);
   }
   return config;
 }
 
+const withPrm: readonly TrainConfig["credit"]["method"][] = ["norm_itpo", "itpo", "prime"];
+
 /** Whether a run trains and asks a process reward model. */
 export function needsPrm({ credit }: Pick<TrainConfig, "credit">): boolean {
-  return credit.method !== "shared" && credit.method !== "uniform";
+  return withPrm.includes(credit.method);
+}
+
+/** Whether a run trains and asks a critic. */
+export function needsCritic({ credit, advantage }: Pick<TrainConfig, "credit" | "advantage">): boolean {
+  return credit.method === "value" || advantage.estimator === "ppo";
 }

@@ -1,5 +1,6 @@
 import { type RolloutItem, rollout } from "./rollout.js";
-import { rolloutMetrics, type Trainer } from "./trainer.js";
+import { rolloutMetrics } from "./stepMetrics.js";
+import type { Trainer } from "./trainer.js";
 import type { Trajectory } from "./trajectory.js";
 
 export interface Evaluation {

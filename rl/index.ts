@@ -11,6 +11,7 @@ export {
   saveCheckpoint,
 } from "./checkpoint.js";
 export { loadSftConfig, loadTrainConfig, type SftConfig, type TrainConfig } from "./config.js";
+export { type CriticModel, freshValueHead } from "./critic.js";
 export { type TokenizedDialogue, tokenizeDialogue } from "./dialogue.js";
 export type { Environment, Episode, UserReply } from "./environment.js";
 export { medicalEnvironment } from "./environments/medical.js";
@@ -20,9 +21,10 @@ export { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
 export { type Evaluation, evaluate, probeConversations } from "./evaluate.js";
 export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepReport } from "./learner.js";
 export * from "./objective/index.js";
+export type { PrmScores } from "./rewardModel.js";
 export { type Rollout, type RolloutItem, type RolloutOptions, rollout } from "./rollout.js";
 export { type RunOptions, type RunResult, train } from "./run.js";
 export { fineTune, type SftStep, shuffledBatches } from "./sft.js";
 export { trainSft } from "./sftRun.js";
-export { type PrmScores, Trainer, type TrainingStep } from "./trainer.js";
+export { Trainer, type TrainingStep } from "./trainer.js";
 export type { StopReason, Trajectory, Turn } from "./trajectory.js";

@@ -5,12 +5,21 @@ import {
   backward,
   clipScale,
   gradNorm,
+  linear,
   noGrad,
+  type ParameterSet,
   type Tensor,
   tensor,
 } from "../lib/index.js";
 import { pack, type Qwen } from "../models/index.js";
-import { addMetrics, type Loss, type LossResult, type Outputs, type TokenRange } from "./objective/index.js";
+import {
+  addMetrics,
+  type Loss,
+  type LossResult,
+  type Outputs,
+  type RowGradient,
+  type TokenRange,
+} from "./objective/index.js";
 
 /** A sequence to train on or to score. */
 export interface LearnerRow {
@@ -26,6 +35,11 @@ export interface LearnerOptions extends AdamWOptions {
   readonly microBatchTokens?: number;
   /** Logits are divided by it before the softmax. Default 1. */
   readonly temperature?: number;
+  /**
+   * [1, hiddenSize]: makes the model a critic. Its outputs are then the values of the states before the scored tokens, and
+   * no log-probabilities.
+   */
+  readonly valueHead?: Tensor;
 }
 
 /** What one optimizer step did. */
@@ -41,20 +55,25 @@ export interface StepReport {
  */
 export class Learner {
   readonly optimizer: AdamW;
+  /** The model's parameters and the value head. */
+  readonly parameters: ParameterSet;
+  readonly valueHead: Tensor | undefined;
   readonly #options: Required<Pick<LearnerOptions, "gradClip" | "microBatchTokens" | "temperature">>;
 
   constructor(
     readonly model: Qwen,
     options: LearnerOptions = {},
   ) {
-    const { gradClip = 1, microBatchTokens = 8192, temperature = 1, ...adamw } = options;
+    const { gradClip = 1, microBatchTokens = 8192, temperature = 1, valueHead, ...adamw } = options;
     this.#options = { gradClip, microBatchTokens, temperature };
-    this.optimizer = new AdamW(model.parameters, adamw);
+    this.valueHead = valueHead;
+    this.parameters = valueHead ? new Map([...model.parameters, [VALUE_HEAD, valueHead]]) : model.parameters;
+    this.optimizer = new AdamW(this.parameters, adamw);
   }
 
-  /** Log-probabilities and entropy at the rows' scored tokens, without gradient; see `forwardRows`. */
+  /** Log-probabilities and entropy at the rows' scored tokens, or values, without gradient; see `forwardRows`. */
   forward(rows: readonly LearnerRow[]): Promise<Outputs[]> {
-    return forwardRows(this.model, rows, this.#options);
+    return forwardRows(this.model, rows, { ...this.#options, valueHead: this.valueHead });
   }
 
   /**
@@ -62,7 +81,8 @@ export class Learner {
    * micro-batches does not change the result.
    */
   async forwardBackward<Row>(rows: readonly (Row & LearnerRow)[], loss: Loss<Row>): Promise<LossResult["metrics"]> {
-    if (loss.needs.values) throw new Error(`loss ${loss.name}: it needs values, and this model has no value head`);
+    if (loss.needs.values && !this.valueHead)
+      throw new Error(`loss ${loss.name}: it needs values, and this model has no value head`);
     const bound = loss.bind(rows);
     const all = rows.map((_, i) => i);
     const fixed = loss.scope === "batch" ? bound(await this.forward(rows), all) : undefined;
@@ -71,19 +91,21 @@ export class Learner {
     for (const indices of microBatches(rows, this.#options.microBatchTokens)) {
       using arena = new Arena();
       const group = indices.map((i) => rows[i]);
-      const pass = arena.run(() => forwardPass(this.model, group, this.#options.temperature));
+      const pass = arena.run(() => forwardPass(this.model, group, this.#options.temperature, this.valueHead));
       if (!pass) continue;
       const result = fixed
         ? { gradients: indices.map((i) => fixed.gradients[i]), metrics: {} }
         : bound(await pass.outputs(), indices);
       addMetrics(metrics, result.metrics);
-      const logprobs = pass.gather(result.gradients.map((gradient) => gradient.logprobs));
-      const entropy = pass.gather(result.gradients.map((gradient) => gradient.entropy));
+      const used = pass.tensors.flatMap(({ name, tensor: output }) => {
+        const values = pass.gather(result.gradients.map((gradient) => gradient[name]));
+        return values ? [{ output, values }] : [];
+      });
       arena.run(() => {
-        const like = (values: Float64Array) =>
-          tensor(values, { backend: this.model.backend, dtype: pass.logprobs.dtype });
-        if (entropy) backward([pass.logprobs, pass.entropy], [like(logprobs!), like(entropy)]);
-        else backward([pass.logprobs], [like(logprobs!)]);
+        backward(
+          used.map(({ output }) => output),
+          used.map(({ output, values }) => tensor(values, { backend: this.model.backend, dtype: output.dtype })),
+        );
       });
     }
     return metrics;
@@ -91,7 +113,7 @@ export class Learner {
 
   /** Applies and clears the gradients, clipped to the global norm. */
   async optimStep({ lr }: { readonly lr?: number } = {}): Promise<StepReport> {
-    const norm = await gradNorm(this.model.parameters);
+    const norm = await gradNorm(this.parameters);
     const skipped = !Number.isFinite(norm);
     if (!skipped) this.optimizer.step({ lr, gradScale: clipScale(norm, this.#options.gradClip) });
     this.optimizer.zeroGrad();
@@ -99,21 +121,28 @@ export class Learner {
   }
 }
 
+/** The name of a critic's head among its parameters. */
+export const VALUE_HEAD = "value_head.weight";
+
 /**
  * Log-probabilities and entropy of each row's scored tokens, [tokens] with zeros elsewhere; no gradient.
- * Entry t is about token t given the tokens before it.
+ * Entry t is about token t given the tokens before it. With a value head: values instead.
  */
 export async function forwardRows(
   model: Qwen,
   rows: readonly LearnerRow[],
-  { microBatchTokens = 8192, temperature = 1 } = {},
+  {
+    microBatchTokens = 8192,
+    temperature = 1,
+    valueHead,
+  }: Pick<LearnerOptions, "microBatchTokens" | "temperature" | "valueHead"> = {},
 ): Promise<Outputs[]> {
   const outputs: Outputs[] = [];
   for (const indices of microBatches(rows, microBatchTokens)) {
     using arena = new Arena();
     const group = indices.map((i) => rows[i]);
-    const pass = arena.run(() => noGrad(() => forwardPass(model, group, temperature)));
-    const part = pass ? await pass.outputs() : group.map(({ tokens }) => emptyOutputs(tokens.length));
+    const pass = arena.run(() => noGrad(() => forwardPass(model, group, temperature, valueHead)));
+    const part = pass ? await pass.outputs() : group.map(({ tokens }) => emptyOutputs(tokens.length, valueHead));
     indices.forEach((row, i) => {
       outputs[row] = part[i];
     });
@@ -121,8 +150,9 @@ export async function forwardRows(
   return outputs;
 }
 
-function emptyOutputs(tokens: number): { logprobs: Float64Array; entropy: Float64Array } {
-  return { logprobs: new Float64Array(tokens), entropy: new Float64Array(tokens) };
+function emptyOutputs(tokens: number, valueHead?: Tensor): RowGradient {
+  const logprobs = new Float64Array(tokens);
+  return valueHead ? { logprobs, values: new Float64Array(tokens) } : { logprobs, entropy: new Float64Array(tokens) };
 }
 
 /** Runs of row numbers of at most `budget` tokens each, or one longer row. */
@@ -141,7 +171,7 @@ function microBatches(rows: readonly LearnerRow[], budget: number): number[][] {
 }
 
 /** One forward pass and the way from its flat outputs to rows and back. Undefined where no token is scored. */
-function forwardPass(model: Qwen, rows: readonly LearnerRow[], temperature: number) {
+function forwardPass(model: Qwen, rows: readonly LearnerRow[], temperature: number, valueHead?: Tensor) {
   const inputs = rows.map(({ tokens, turns }) =>
     Array.prototype.slice.call(tokens, 0, Math.max(0, ...turns.map(({ end }) => end - 1))),
   );
@@ -162,18 +192,18 @@ function forwardPass(model: Qwen, rows: readonly LearnerRow[], temperature: numb
   if (places.length === 0) return undefined;
   const ints = (values: number[]) => tensor(Int32Array.from(values), { backend: model.backend, dtype: "i32" });
   const hidden = model.forward(batch).gatherRows(ints(before));
-  const { logprobs, entropy } = model.logprobs(hidden, ints(targets), temperature);
+  const tensors = outputTensors(model, hidden, ints(targets), temperature, valueHead);
   return {
-    logprobs,
-    entropy,
+    tensors,
     /** The host's view, one entry per row. */
-    async outputs() {
-      const [l, e] = await Promise.all([logprobs.data(), entropy.data()]);
-      const out = rows.map(({ tokens }) => emptyOutputs(tokens.length));
-      places.forEach(({ row, token }, i) => {
-        out[row].logprobs[token] = l[i];
-        out[row].entropy[token] = e[i];
-      });
+    async outputs(): Promise<Outputs[]> {
+      const read = await Promise.all(tensors.map(async ({ name, tensor }) => ({ name, values: await tensor.data() })));
+      const out = rows.map(({ tokens }) => emptyOutputs(tokens.length, valueHead));
+      for (const { name, values } of read) {
+        places.forEach(({ row, token }, i) => {
+          out[row][name]![token] = values[i];
+        });
+      }
       return out;
     },
     /** Per-token values of the rows, flat as the outputs are; undefined where no row has any. */
@@ -181,5 +211,21 @@ function forwardPass(model: Qwen, rows: readonly LearnerRow[], temperature: numb
       if (values.every((value) => !value)) return undefined;
       return Float64Array.from(places, ({ row, token }) => values[row]?.[token] ?? 0);
     },
-  } satisfies { logprobs: Tensor; entropy: Tensor; [key: string]: unknown };
+  };
+}
+
+/** What a forward pass computes at the scored tokens, flat. */
+function outputTensors(
+  model: Qwen,
+  hidden: Tensor,
+  targets: Tensor,
+  temperature: number,
+  valueHead: Tensor | undefined,
+): { name: keyof RowGradient; tensor: Tensor }[] {
+  if (valueHead) return [{ name: "values", tensor: linear(hidden, valueHead).reshape([hidden.shape[0]]).to("f32") }];
+  const { logprobs, entropy } = model.logprobs(hidden, targets, temperature);
+  return [
+    { name: "logprobs", tensor: logprobs },
+    { name: "entropy", tensor: entropy },
+  ];
 }

@@ -31,7 +31,25 @@ export function labelOf(trajectory: Trajectory, config: OutcomeConfig): number {
   return outcomeOf(trajectory, config) / weights;
 }
 
-/** −tokenPenalty for each token that the policy drew, at least −1. */
-export function penaltyOf({ turns }: Trajectory, config: OutcomeConfig): number {
-  return Math.max(-1, -config.tokenPenalty * countTokens(turns)) || 0;
+/**
+ * The length penalty: −tokenPenalty for each token that the policy drew, and −wordPenalty for each word of the messages
+ * after the opening, the user's too, as the reference implementation counts; each of the two at least −1.
+ */
+export function penaltyOf({ turns, messages }: Trajectory, config: OutcomeConfig): number {
+  const tokens = Math.max(-1, -config.tokenPenalty * countTokens(turns)) || 0;
+  if (config.wordPenalty === 0) return tokens;
+  return tokens + Math.max(-1, -config.wordPenalty * countWords(messages)) || 0;
+}
+
+/** Words, parted by white space, from the first assistant message on. */
+function countWords(messages: Trajectory["messages"]): number {
+  const first = messages.findIndex(({ role }) => role === "assistant");
+  if (first < 0) return 0;
+  return messages.slice(first).reduce((sum, { content }) => sum + (content.match(/\S+/g)?.length ?? 0), 0);
+}
+
+/** What a judge said of each turn: the metrics `judge/1`, `judge/2`, …; undefined where one is missing or negative. */
+export function judgeScoresOf({ turns, metrics }: Trajectory): number[] | undefined {
+  const scores = turns.map((_, k) => metrics[`judge/${k + 1}`]);
+  return scores.every((score) => score >= 0) ? scores : undefined;
 }

@@ -11,7 +11,7 @@ import {
   type RunState,
   saveCheckpoint,
 } from "./checkpoint.js";
-import { needsPrm, type TrainConfig } from "./config.js";
+import { needsCritic, needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
@@ -83,6 +83,8 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
       environment: setting.environment,
       reference: checkpoint?.reference,
       prm: checkpoint?.prm,
+      critic: checkpoint?.critic,
+      klCoefficient: checkpoint?.state.klCoefficient,
     });
     if (checkpoint) await openOptimizers(checkpoint, trainer);
     const run = { ...options, config, print, backend, folder, setting, policy, trainer, started };
@@ -100,10 +102,13 @@ async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy>
 /** What a run is about cannot change on the way; limits, evaluation and learning rates can. */
 const FIXED = ["model", "seed", "environment", "warmup"] as const;
 
-function checkResumable(config: TrainConfig, { state, prm }: Checkpoint, folder: string): void {
+function checkResumable(config: TrainConfig, { state, prm, critic }: Checkpoint, folder: string): void {
   checkUnchanged(config, state, FIXED, folder);
   if (needsPrm(config) && !prm) {
     throw new InputError(`${folder}: its checkpoint has no reward model (prm), which credit.method needs; start anew`);
+  }
+  if (needsCritic(config) && !critic) {
+    throw new InputError(`${folder}: its checkpoint has no critic, which credit or advantage needs; start anew`);
   }
 }
 
@@ -198,7 +203,12 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   }
   const before = resumed?.before ?? outcome;
   const save = () =>
-    saveCheckpoint(join(folder, "checkpoint"), trainer, run.policy.tokenizer, { step, config, before });
+    saveCheckpoint(join(folder, "checkpoint"), trainer, run.policy.tokenizer, {
+      step,
+      config,
+      before,
+      ...(config.policy.klReward.controller === "adaptive" && { klCoefficient: trainer.klCoefficient }),
+    });
 
   while (step < steps && !run.signal?.aborted) {
     const result = await trainer.step(step + 1);
@@ -219,6 +229,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     noteSkipped(line, step, {
       policy: result.metrics["policy/skipped"],
       "reward model": result.metrics["prm/skipped"],
+      critic: result.metrics["critic/skipped"],
     });
     if (isLooking) await report();
     if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();

@@ -1,29 +1,30 @@
 import { randomStream } from "../lib/index.js";
 import { type ChatRenderer, cloneParameters, Qwen } from "../models/index.js";
 import { needsPrm, type TrainConfig } from "./config.js";
+import { type CriticModel, criticReturns, criticValues, learnValues, openCritic } from "./critic.js";
 import type { Environment } from "./environment.js";
 import { forwardRows, Learner } from "./learner.js";
 import {
   type Advantages,
-  addMetrics,
   assignCredit,
-  logRatios,
+  completeTurns,
+  estimateAdvantages,
+  importanceWeights,
+  informativeGroups,
+  type KlRewardOptions,
+  klPenalty,
+  nextKlCoefficient,
   type Outputs,
   policyLoss,
-  primeNorm,
-  prmLoss,
   type RewardRow,
   type Rewards,
-  rloo,
-  signAccuracy,
-  tokenScores,
   turnRewards,
-  turnStatistics,
-  weightStatistics,
 } from "./objective/index.js";
-import { labelOf, outcomeOf, penaltyOf } from "./outcome.js";
+import { judgeScoresOf, outcomeOf, penaltyOf } from "./outcome.js";
+import { learnRewards, type PrmScores, scoreTokens } from "./rewardModel.js";
 import { type Rollout, type RolloutItem, rollout } from "./rollout.js";
 import { learningRate } from "./sft.js";
+import { addMeans, creditMetrics, miniBatches, rolloutMetrics, stopwatch } from "./stepMetrics.js";
 import type { Trajectory } from "./trajectory.js";
 
 /** What one training step did. */
@@ -36,23 +37,19 @@ export interface TrainingStep {
   readonly metrics: Readonly<Record<string, number>>;
 }
 
-/** Token scores of the process reward model before normalisation, and what they were computed from. */
-export interface PrmScores {
-  readonly scores: readonly Float64Array[];
-  /** Log π_φ / π_ref per token. */
-  readonly ratios: readonly Float64Array[];
-}
-
 /**
  * Trains a policy by reinforcement learning in conversations. One step: have conversations, score them, update the
  * process reward model on their outcomes, let it credit the turns, update the policy. Both start from the given policy,
- * and a frozen copy of it is the reference of both.
+ * and a frozen copy of it is the reference of both; so does the critic, where the config needs one.
  */
 export class Trainer {
   readonly policy: Learner;
   readonly prm: Learner | undefined;
+  readonly critic: Learner | undefined;
   /** What policy and reward model were at the start; frozen. */
   readonly reference: Qwen;
+  /** Coefficient of the KL divergence in the reward, which an adaptive controller moves. */
+  klCoefficient: number;
   readonly #policyLr: (step: number) => number;
   readonly #prmLr: (step: number) => number;
 
@@ -66,6 +63,10 @@ export class Trainer {
       readonly reference?: Qwen;
       /** Default: a copy of the policy as it is. */
       readonly prm?: Qwen;
+      /** Default: a copy of the policy as it is, with a head whose values are 0. */
+      readonly critic?: CriticModel;
+      /** Default: the config's. */
+      readonly klCoefficient?: number;
     },
   ) {
     const { policy } = parts;
@@ -73,22 +74,30 @@ export class Trainer {
     const copy = (frozen: boolean) => new Qwen(policy.config, cloneParameters(policy.parameters, { frozen }));
     this.reference = parts.reference ?? copy(true);
     this.prm = needsPrm(config) ? new Learner(parts.prm ?? copy(false), { ...prm, microBatchTokens }) : undefined;
+    this.critic = openCritic(config, parts.critic, () => copy(false));
     this.policy = new Learner(policy, { ...config.policy, microBatchTokens, temperature: sampling.temperature });
+    this.klCoefficient = parts.klCoefficient ?? config.policy.klReward.coefficient;
     this.#policyLr = learningRate(config.policy, steps);
     this.#prmLr = learningRate(prm, steps);
   }
 
-  /** The conversations of training step `step` (1-based): `prompts` tasks, `samples` of each. */
-  items(step: number): RolloutItem[] {
+  /**
+   * The conversations of training step `step` (1-based): `prompts` tasks, `samples` of each; those of a later round where
+   * the first ones' groups were dropped.
+   */
+  items(step: number, round = 0): RolloutItem[] {
     const { prompts, samples } = this.config.rollout;
-    const random = randomStream(this.config.seed, step);
     const drawn = new Map<number, number>();
-    return Array.from({ length: prompts }, () => random.int(this.parts.environment.size)).flatMap((task) => {
-      // A task that comes twice has further samples, not the same ones again.
-      const first = drawn.get(task) ?? 0;
-      drawn.set(task, first + samples);
-      return Array.from({ length: samples }, (_, i) => ({ task, sample: first + i }));
-    });
+    const draw = (random: ReturnType<typeof randomStream>) =>
+      Array.from({ length: prompts }, () => random.int(this.parts.environment.size)).flatMap((task) => {
+        // A task that comes twice has further samples, not the same ones again.
+        const first = drawn.get(task) ?? 0;
+        drawn.set(task, first + samples);
+        return Array.from({ length: samples }, (_, i) => ({ task, sample: first + i }));
+      });
+    let items = draw(randomStream(this.config.seed, step));
+    for (let later = 1; later <= round; later++) items = draw(randomStream(this.config.seed, step, 2, later));
+    return items;
   }
 
   /** Has conversations with the current policy. */
@@ -114,14 +123,7 @@ export class Trainer {
     const metrics: Record<string, number> = {};
     const lap = stopwatch(metrics);
 
-    const { temperature } = config.rollout;
-    const { trajectories, drawn, seconds } = await this.rollout(this.items(step), {
-      split: "train",
-      step,
-      temperature,
-    });
-    metrics["rollout/tokens_per_s"] = drawn / seconds;
-    metrics["rollout/tokens"] = drawn;
+    const { trajectories, sampled } = await this.#sample(step, metrics);
     lap("rollout");
 
     const dealt =
@@ -129,64 +131,115 @@ export class Trainer {
     const reference = await forwardRows(this.reference, trajectories, config);
     lap("reference");
 
-    const scores = await this.#learnRewards(dealt, reference, step, metrics);
+    const lr = this.#prmLr(step);
+    const scores = this.prm && (await learnRewards(this.prm, config, { trajectories: dealt, reference, lr }, metrics));
     lap("prm");
 
-    const rows = dealt.map((trajectory, i) => rewardRow(trajectory, config, scores?.[i]));
-    const rewards = assignCredit(rows, config.credit);
-    const result = rloo(rows, rewards, config.advantage);
+    const values = this.critic && (await criticValues(this.critic, trajectories));
+    const baselines =
+      config.advantage.estimator === "remax" ? await this.#greedyRewards(trajectories, step) : undefined;
+    const rows = dealt.map((trajectory, i) => {
+      const row = rewardRow(trajectory, config, scores?.[i], values?.[i]);
+      return baselines && !baselines.has(row.group) ? { ...row, failed: true } : row;
+    });
+    const credit = assignCredit(rows, { ...config.credit, noise: [config.seed, step] });
+    const rewards = this.#penaliseKl(rows, credit, trajectories, reference, metrics);
+    const result = estimateAdvantages(rows, rewards, config.advantage, { values, baselines });
     Object.assign(metrics, creditMetrics(rows, rewards, result));
 
-    if (step > config.prm.leadSteps || !this.prm)
-      await this.#learnPolicy(trajectories, reference, rewards, result, step, metrics);
+    const isLeading = (this.prm && step <= config.prm.leadSteps) || (this.critic && step <= config.critic.leadSteps);
+    if (!isLeading) await this.#learnPolicy(trajectories, reference, rewards, result, step, metrics);
     lap("policy");
 
-    Object.assign(metrics, rolloutMetrics(trajectories, config));
+    if (this.critic && values) {
+      const isExcluded = (i: number) => rewards.excluded[i] !== undefined;
+      const returns = criticReturns(config, rows, result.returns);
+      await learnValues(this.critic, config, { trajectories, values, returns, isExcluded, step }, metrics);
+      lap("critic");
+    }
+
+    Object.assign(metrics, rolloutMetrics(sampled, config));
     return { trajectories, turnRewards: turnRewards(rows, rewards), advantages: result.advantages, metrics };
   }
 
-  /** Updates the process reward model on the outcomes, then scores every token with it: normalised over the batch. */
-  async #learnRewards(
-    trajectories: readonly Trajectory[],
-    reference: readonly Outputs[],
+  /**
+   * The step's conversations, and all that were had for them. With dynamic sampling, groups that teach nothing are dropped
+   * and others sampled in their place; where the rounds run out, dropped ones fill the batch up again.
+   */
+  async #sample(
     step: number,
     metrics: Record<string, number>,
-  ): Promise<readonly Float64Array[] | undefined> {
-    const { prm, config } = this;
-    if (!prm) return undefined;
-    const rows = trajectories
-      .map((trajectory, i) => ({
-        ...trajectory,
-        referenceLogprobs: reference[i].logprobs,
-        label: labelOf(trajectory, config.outcome),
-      }))
-      .filter(({ failure, turns }) => failure === undefined && turns.length > 0);
-    const loss = prmLoss(config.prm);
-    const parts = miniBatches(rows, config.prm.miniBatch);
-    for (const part of parts) {
-      addMeans(metrics, "prm", await prm.forwardBackward(part, loss), parts.length);
-      const { gradNorm, skipped } = await prm.optimStep({ lr: this.#prmLr(step) });
-      addMeans(metrics, "prm", { grad_norm: gradNorm, skipped: Number(skipped) }, parts.length);
+  ): Promise<{ trajectories: readonly Trajectory[]; sampled: readonly Trajectory[] }> {
+    const { temperature, prompts, dynamicSampling, maxRounds } = this.config.rollout;
+    const [kept, dropped]: Trajectory[][][] = [[], []];
+    let [tokens, time] = [0, 0];
+    for (let round = 0; round < (dynamicSampling ? maxRounds : 1) && kept.length < prompts; round++) {
+      const { trajectories, drawn, seconds } = await this.rollout(this.items(step, round), {
+        split: "train",
+        step,
+        temperature,
+      });
+      tokens += drawn;
+      time += seconds;
+      if (dynamicSampling) metrics["rollout/rounds"] = round + 1;
+      for (const group of this.#groups(trajectories)) {
+        const isUseful =
+          !dynamicSampling || informativeGroups(group.map((each) => rewardRow(each, this.config))).size > 0;
+        (isUseful ? kept : dropped).push(group);
+      }
     }
-    const { scores, ratios } = await this.scorePrm(trajectories, reference);
-    const isDone = trajectories.map(({ failure }) => failure === undefined);
-    // What a failed conversation scores must not scale the others.
-    const { scores: normalised, divisor } = primeNorm(
-      scores.map((score, i) => (isDone[i] ? score : new Float64Array(score.length))),
+    metrics["rollout/tokens_per_s"] = tokens / time;
+    metrics["rollout/tokens"] = tokens;
+    if (dynamicSampling) metrics["rollout/dropped_groups"] = dropped.length;
+    return {
+      trajectories: [...kept, ...dropped].slice(0, prompts).flat(),
+      sampled: [...kept, ...dropped].flat(),
+    };
+  }
+
+  /** Runs of `samples` conversations, as they were asked for. */
+  #groups(trajectories: readonly Trajectory[]): Trajectory[][] {
+    const { prompts, samples } = this.config.rollout;
+    return Array.from({ length: prompts }, (_, g) => trajectories.slice(g * samples, (g + 1) * samples));
+  }
+
+  /** The whole reward of one greedy conversation for each task; a task whose conversation failed has none. */
+  async #greedyRewards(trajectories: readonly Trajectory[], step: number): Promise<Map<number, number>> {
+    const items = [...new Set(trajectories.map(({ task }) => task))].map((task) => ({ task, sample: GREEDY_SAMPLE }));
+    const greedy = await this.rollout(items, { split: "train", step, temperature: 0 });
+    const { outcome } = this.config;
+    const rewards = greedy.trajectories.map(
+      (each) => [each.task, outcomeOf(each, outcome) + penaltyOf(each, outcome)] as const,
     );
-    metrics["prm/divisor"] = divisor;
-    metrics["prm/accuracy"] = signAccuracy(
-      ratios.filter((_, i) => isDone[i]).map((ratio) => ratio.reduce((sum, value) => sum + value, 0)),
-      trajectories.filter((_, i) => isDone[i]).map((trajectory) => labelOf(trajectory, config.outcome)),
+    return new Map(rewards.filter(([, reward]) => Number.isFinite(reward)));
+  }
+
+  /** Rewards less the KL divergence from the reference, and the controller's next coefficient. */
+  #penaliseKl(
+    rows: readonly RewardRow[],
+    rewards: Rewards,
+    trajectories: readonly Trajectory[],
+    reference: readonly Outputs[],
+    metrics: Record<string, number>,
+  ): Rewards {
+    const { klReward } = this.config.policy;
+    if (klReward.coefficient === 0) return rewards;
+    const result = klPenalty(
+      rows,
+      rewards,
+      trajectories.map(({ logprobs }) => logprobs),
+      reference.map(({ logprobs }) => logprobs),
+      { coefficient: this.klCoefficient, estimator: klReward.estimator, placement: klPlacement(this.config) },
     );
-    return normalised;
+    metrics["reward/kl"] = result.kl;
+    metrics["reward/kl_coefficient"] = this.klCoefficient;
+    this.klCoefficient = nextKlCoefficient(this.klCoefficient, result.kl, rows.length, klReward);
+    return result.rewards;
   }
 
   /** What the process reward model says of every token, before normalisation. */
-  async scorePrm(trajectories: readonly Trajectory[], reference: readonly Outputs[]): Promise<PrmScores> {
-    const outputs = await forwardRows(this.prm!.model, trajectories, this.config);
-    const ratios = trajectories.map(({ turns }, i) => logRatios(outputs[i].logprobs, reference[i].logprobs, turns));
-    return { ratios, scores: trajectories.map(({ turns }, i) => tokenScores(ratios[i], turns, this.config.prm)) };
+  scorePrm(trajectories: readonly Trajectory[], reference: readonly Outputs[]): Promise<PrmScores> {
+    return scoreTokens(this.prm!.model, trajectories, reference, this.config);
   }
 
   async #learnPolicy(
@@ -198,16 +251,24 @@ export class Trainer {
     metrics: Record<string, number>,
   ): Promise<void> {
     const { policy, rollout: sampling } = this.config;
+    const own = policy.importance.level === "none" ? undefined : await this.policy.forward(trajectories);
     const rows = trajectories
       .map((trajectory, i) => ({
         ...trajectory,
-        oldLogprobs: trajectory.logprobs,
+        turns: policy.maskTruncated ? completeTurns(trajectory.turns) : trajectory.turns,
+        oldLogprobs: own ? own[i].logprobs : trajectory.logprobs,
         referenceLogprobs: reference[i].logprobs,
         advantages: advantages[i],
+        importance: own && this.#importance(own[i], trajectory, metrics),
       }))
       .filter((_, i) => !rewards.excluded[i]);
+    if (policy.maskTruncated) {
+      const masked = trajectories.map(({ turns }) => turns.length - completeTurns(turns).length);
+      metrics["policy/masked_turns"] = masked.reduce((a, b) => a + b, 0);
+    }
     const loss = policyLoss({
       ...policy,
+      seed: step,
       normLength: sampling.maxTokens,
       kl: { coefficient: policy.kl, estimator: policy.klEstimator },
       entropyCoefficient: policy.entropy,
@@ -219,22 +280,47 @@ export class Trainer {
       addMeans(metrics, "policy", { grad_norm: gradNorm, skipped: Number(skipped) }, parts.length);
     }
   }
+
+  /** Corrections of a row for the sampler; counts the tokens whose ratio was bounded. */
+  #importance({ logprobs }: Outputs, trajectory: Trajectory, metrics: Record<string, number>): Float64Array {
+    const { level, ...bounds } = this.config.policy.importance;
+    const { weights, bounded } = importanceWeights(logprobs, trajectory.logprobs, trajectory.turns, {
+      level: level as Exclude<typeof level, "none">,
+      ...bounds,
+    });
+    metrics["policy/importance_bounded"] = (metrics["policy/importance_bounded"] ?? 0) + bounded;
+    return weights;
+  }
+}
+
+/** The sample number of greedy conversations, which no other has: user and noise of their own. */
+const GREEDY_SAMPLE = 0xffff;
+
+/** Where the KL in the reward stands: with the rewards that the estimator compares it with. */
+function klPlacement({ credit, advantage }: TrainConfig): KlRewardOptions["placement"] {
+  const isTokenwise =
+    ["ppo", "reinforce_plus_plus", "remax"].includes(advantage.estimator) || ["prime", "value"].includes(credit.method);
+  if (isTokenwise) return "token";
+  return credit.method === "shared" ? "conversation" : "turn";
 }
 
 /** What credit and advantages see of a trajectory. */
 export function rewardRow(
   trajectory: Trajectory,
-  config: Pick<TrainConfig, "outcome">,
+  config: Pick<TrainConfig, "outcome" | "credit">,
   scores?: Float64Array,
+  values?: Float64Array,
 ): RewardRow {
+  const judgeScores = config.credit.method === "judge" ? judgeScoresOf(trajectory) : undefined;
   return {
     group: trajectory.task,
+    sample: trajectory.sample,
     tokens: trajectory.tokens.length,
     turns: trajectory.turns,
     outcome: outcomeOf(trajectory, config.outcome),
     lengthPenalty: penaltyOf(trajectory, config.outcome),
-    scores,
-    failed: trajectory.failure !== undefined,
+    ...{ scores, values, judgeScores },
+    failed: trajectory.failure !== undefined || (config.credit.method === "judge" && !judgeScores),
   };
 }
 
@@ -246,76 +332,4 @@ function permuteOutcomes(trajectories: readonly Trajectory[], seed: number, step
   return trajectories.map((trajectory) =>
     trajectory.failure === undefined ? { ...trajectory, metrics: dealt.pop()! } : trajectory,
   );
-}
-
-/** Cuts rows into parts of `size`, in order; a rest smaller than half of that joins the last part. */
-function miniBatches<T>(rows: readonly T[], size: number): T[][] {
-  const count = Math.max(1, Math.round(rows.length / size));
-  return Array.from({ length: count }, (_, i) =>
-    rows.slice(i * size, i === count - 1 ? undefined : (i + 1) * size),
-  ).filter((part) => part.length > 0);
-}
-
-function addMeans(
-  total: Record<string, number>,
-  group: string,
-  part: Readonly<Record<string, number>>,
-  parts: number,
-): void {
-  const named = Object.entries(part).map(([name, value]) => [
-    `${group}/${name.replace(`${group}_`, "")}`,
-    value / parts,
-  ]);
-  addMetrics(total, Object.fromEntries(named));
-}
-
-function creditMetrics(rows: readonly RewardRow[], rewards: Rewards, { counts }: Advantages): Record<string, number> {
-  const perTurn = turnRewards(rows, rewards).filter((_, i) => !rewards.excluded[i]);
-  const metrics: Record<string, number> = {};
-  const longest = Math.max(0, ...perTurn.map((turns) => turns.length));
-  for (let k = 0; k < longest; k++) {
-    const reached = perTurn.filter((turns) => turns.length > k);
-    metrics[`turn_reward/${k + 1}`] = reached.reduce((sum, turns) => sum + turns[k], 0) / reached.length;
-  }
-  if (rewards.weights) {
-    const { entropy, effectiveTurns } = weightStatistics(rewards.weights.filter((weights) => weights.length > 0));
-    metrics["weights/entropy"] = entropy;
-    metrics["weights/effective_turns"] = effectiveTurns;
-  }
-  const { sum, variance } = turnStatistics(perTurn);
-  metrics["turns/reward_sum"] = sum;
-  metrics["turns/reward_variance"] = variance;
-  for (const [name, value] of Object.entries(counts)) metrics[`rows/${snakeCase(name)}`] = value;
-  return metrics;
-}
-
-function snakeCase(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-}
-
-/** Outcome and shape of conversations, over those that did not fail. */
-export function rolloutMetrics(
-  trajectories: readonly Trajectory[],
-  { outcome }: Pick<TrainConfig, "outcome">,
-): Record<string, number> {
-  const done = trajectories.filter(({ failure }) => failure === undefined);
-  const mean = (value: (trajectory: Trajectory) => number) =>
-    done.length > 0 ? done.reduce((sum, trajectory) => sum + value(trajectory), 0) / done.length : Number.NaN;
-  const names = new Set(done.flatMap(({ metrics }) => Object.keys(metrics)));
-  return {
-    "outcome/mean": mean((trajectory) => outcomeOf(trajectory, outcome) + penaltyOf(trajectory, outcome)),
-    ...Object.fromEntries([...names].map((name) => [`outcome/${name}`, mean(({ metrics }) => metrics[name] ?? 0)])),
-    "rollout/turns": mean(({ turns }) => turns.length),
-    "rollout/truncated": mean(({ turns }) => Number(turns.some(({ stop }) => stop !== "stop"))),
-  };
-}
-
-/** Writes `time/NAME`, seconds since the last lap. */
-function stopwatch(metrics: Record<string, number>): (name: string) => void {
-  let last = performance.now();
-  return (name) => {
-    const now = performance.now();
-    metrics[`time/${name}`] = (now - last) / 1000;
-    last = now;
-  };
 }

@@ -1,3 +1,4 @@
+import { criticValues } from "./critic.js";
 import { forwardRows } from "./learner.js";
 import { assignCredit, primeNorm, turnRewards } from "./objective/index.js";
 import { outcomeOf, penaltyOf } from "./outcome.js";
@@ -72,7 +73,8 @@ export async function heldOutTranscripts(
   const scores = trainer.prm
     ? primeNorm((await trainer.scorePrm(chosen, await forwardRows(trainer.reference, chosen, config))).scores).scores
     : undefined;
-  const rows = chosen.map((trajectory, i) => rewardRow(trajectory, config, scores?.[i]));
+  const values = trainer.critic && (await criticValues(trainer.critic, chosen));
+  const rows = chosen.map((trajectory, i) => rewardRow(trajectory, config, scores?.[i], values?.[i]));
   const rewards = turnRewards(rows, assignCredit(rows, config.credit));
   return chosen.map((trajectory, i) => transcript(trainer, trajectory, step, "held-out", { rewards: rewards[i] }));
 }

@@ -1,5 +1,5 @@
 import { checkLengths, type Loss } from "./loss.js";
-import { pairAccuracy, signAgreement } from "./metrics.js";
+import { signAgreement } from "./metrics.js";
 import { isLearnable, logisticLoss, type PrmRow, ratioSum } from "./prmLoss.js";
 
 /** A row with the group that it is compared in. */
@@ -25,8 +25,7 @@ export interface PrmPairLossOptions {
  *     bon_rm   Σ_i l_i·n·(share of the group with x_j ≤ x_i)^(n−1)
  *
  * Labels must be hard: a soft one counts as right whenever it is above 0. Rows without sampled tokens or without a finite
- * label are left out. Metrics: `prm_loss`; `raw_reward` (Σ q) and `dpo_acc_abs` as means over the rows; `dpo_acc` as the
- * mean over the groups.
+ * label are left out. Metrics: `prm_loss`; `raw_reward` (Σ q) and `dpo_acc_abs` as means over the rows.
  */
 export function prmPairLoss({ beta, form }: PrmPairLossOptions): Loss<PrmPairRow> {
   return {
@@ -42,7 +41,7 @@ export function prmPairLoss({ beta, form }: PrmPairLossOptions): Loss<PrmPairRow
           return { ...row, sum, x: beta * sum };
         });
       const gradients = indices.map((_, j) => ({ logprobs: new Float64Array(outputs[j].logprobs.length) }));
-      const metrics = { prm_loss: 0, raw_reward: 0, dpo_acc_abs: 0, dpo_acc: 0 };
+      const metrics = { prm_loss: 0, raw_reward: 0, dpo_acc_abs: 0 };
       for (const row of members) {
         const group = members.filter((other) => other.group === row.group);
         const isRight = row.label > 0;
@@ -57,12 +56,6 @@ export function prmPairLoss({ beta, form }: PrmPairLossOptions): Loss<PrmPairRow
           gradients[row.j].logprobs.fill(weight * beta * derivative, start, end);
         }
       }
-      const [sums, labels, groups] = [
-        members.map(({ sum }) => sum),
-        members.map(({ label }) => label),
-        members.map(({ group }) => group),
-      ];
-      metrics.dpo_acc = pairAccuracy(sums, labels, groups);
       return { value: metrics.prm_loss, gradients, metrics };
     },
   };

@@ -3,8 +3,16 @@ import { creditAlignment, turnScores } from "../../rl/alignment.js";
 import type { Trajectory } from "../../rl/trajectory.js";
 
 const config: Parameters<typeof creditAlignment>[2] = {
-  outcome: { metrics: { accuracy: 1 }, tokenPenalty: 0 },
-  credit: { method: "norm_itpo", form: "mean", temperature: 0.4, uniformMix: 0, coefficient: 1, outcomeCoefficient: 0 },
+  outcome: { metrics: { accuracy: 1 }, tokenPenalty: 0, wordPenalty: 0 },
+  credit: {
+    method: "norm_itpo",
+    form: "mean",
+    temperature: 0.4,
+    uniformMix: 0,
+    concentration: 1,
+    coefficient: 1,
+    outcomeCoefficient: 0,
+  },
 };
 
 /** A conversation of turns with these token scores, a token of template before each. */
