@@ -222,7 +222,10 @@ function outputTensors(
   temperature: number,
   valueHead: Tensor | undefined,
 ): { name: keyof RowGradient; tensor: Tensor }[] {
-  if (valueHead) return [{ name: "values", tensor: linear(hidden, valueHead).reshape([hidden.shape[0]]).to("f32") }];
+  if (valueHead) {
+    const values = linear(hidden, valueHead).reshape([hidden.shape[0]]);
+    return [{ name: "values", tensor: values.dtype === "f64" ? values : values.to("f32") }];
+  }
   const { logprobs, entropy } = model.logprobs(hidden, targets, temperature);
   return [
     { name: "logprobs", tensor: logprobs },

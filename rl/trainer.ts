@@ -261,7 +261,7 @@ export class Trainer {
         advantages: advantages[i],
         importance: own && this.#importance(own[i], trajectory, metrics),
       }))
-      .filter((_, i) => !rewards.excluded[i]);
+      .filter(({ turns }, i) => !rewards.excluded[i] && turns.length > 0);
     if (policy.maskTruncated) {
       const masked = trajectories.map(({ turns }) => turns.length - completeTurns(turns).length);
       metrics["policy/masked_turns"] = masked.reduce((a, b) => a + b, 0);

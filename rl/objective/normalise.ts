@@ -54,7 +54,7 @@ export function affine(
 }
 
 /** Σ (x − mean)^power over the sampled tokens. */
-function sumPowers(
+export function sumPowers(
   values: readonly Float64Array[],
   turns: readonly (readonly TokenRange[])[],
   mean: number,

@@ -41,10 +41,19 @@ async function filesOf(folder: string): Promise<Map<string, Buffer>> {
   return new Map((await Promise.all(contents)).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-for (const method of ["norm_itpo", "shared"]) {
+const objectives: Readonly<Record<string, readonly string[]>> = {
+  norm_itpo: ["credit.method=norm_itpo"],
+  shared: ["credit.method=shared"],
+  "ppo, with an adaptive KL in the reward": [
+    ...["credit.method=shared", "advantage.estimator=ppo", "critic={lr: 0.001, miniBatch: 9}"],
+    "policy.klReward={coefficient: 0.1, controller: adaptive, target: 0.01, horizon: 100}",
+  ],
+};
+
+for (const [method, objective] of Object.entries(objectives)) {
   test(`${method}: a run that stopped after two steps and was resumed is one that never stopped, bit for bit`, async (t) => {
     const overrides = [
-      ...[`credit.method=${method}`, "warmup={steps: 30, batchSize: 8, lr: 0.01}", "policy.schedule=cosine"],
+      ...[...objective, "warmup={steps: 30, batchSize: 8, lr: 0.01}", "policy.schedule=cosine"],
       // A price per token gives conversations that are all lost something to learn from.
       ...["outcome.tokenPenalty=0.02", "rollout.maxTurnTokens=8"],
     ];
@@ -61,7 +70,8 @@ for (const method of ["norm_itpo", "shared"]) {
     t.deepEqual(timeless(resumed.folder), timeless(whole.folder));
     const [a, b] = await Promise.all([whole, resumed].map(({ folder }) => filesOf(join(folder, "checkpoint"))));
     t.deepEqual([...b.keys()], [...a.keys()]);
-    t.is(a.has("prm/model.safetensors"), method !== "shared");
+    t.is(a.has("prm/model.safetensors"), method === "norm_itpo");
+    t.is(a.has("critic.value_head.safetensors"), method.startsWith("ppo"));
     t.false(a.get("policy/model.safetensors")!.equals(a.get("reference/model.safetensors")!));
     for (const [name, bytes] of a) if (name !== "state.json") t.true(bytes.equals(b.get(name)!), name);
     const transcripts = (folder: string) => readFile(join(folder, "transcripts.jsonl"), "utf8");

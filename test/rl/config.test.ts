@@ -118,7 +118,24 @@ test("what does not go together is refused", async (t) => {
     t.throwsAsync(tinyTraining(t, ...overrides), { instanceOf: InputError, message });
   await refuse(/credit\.uniformMix goes with credit\.method norm_itpo/, "credit.method=itpo", "credit.uniformMix=0.1");
   await refuse(/advantage\.form share needs credit that sums/, "advantage.form=share", "credit.method=itpo");
+  await refuse(/advantage\.form share needs credit that sums/, "advantage.form=share", "credit.method=value");
+  await refuse(/opo knows whole conversations only; set credit\.method=shared/, "advantage.estimator=opo");
+  await refuse(/advantage\.gamma goes with/, "advantage.gamma=0.9");
+  await refuse(/advantage\.lambda goes with/, "advantage.lambda=0.9", "advantage.estimator=reinforce_plus_plus");
+  await refuse(/prm\.loss dpo compares right with wrong; set prm\.label=hard/, "prm.loss=dpo", "prm.miniBatch=3");
+  await refuse(/set prm\.miniBatch to a multiple of rollout\.samples, 3/, "prm.loss=dpo", "prm.label=hard");
+  await refuse(/set policy\.aggregation=seq-mean-token-mean/, "policy.loss=gspo");
+  await refuse(/gpg is on policy only; set policy\.epochs=1 and policy\.miniBatch=9/, "policy.loss=gpg");
+  await refuse(/importance\.low is above/, "policy.importance={level: token, low: 3}");
+  await refuse(/critic\.miniBatch is 32, but a step has 9/, "advantage.estimator=ppo", "critic.miniBatch=32");
   await refuse(/warmup needs an environment with scripts/, "warmup.steps=1", "environment={name: medical, train: x}");
+});
+
+test("estimators without a group baseline take a single conversation a prompt", async (t) => {
+  const single = ["rollout.samples=1", "policy.miniBatch=3", "prm.miniBatch=3", "critic.miniBatch=3"];
+  for (const estimator of ["ppo", "reinforce_plus_plus", "remax"]) {
+    t.is((await tinyTraining(t, ...single, `advantage.estimator=${estimator}`)).rollout.samples, 1);
+  }
 });
 
 test("errors name the file or the recipe", async (t) => {

@@ -66,6 +66,7 @@ steps: 4
 rollout: { prompts: 3, samples: 3, maxTurns: 3, maxTurnTokens: 5, maxTokens: 48 }
 prm: { lr: 2.0e-3, beta: 0.5, miniBatch: 4 }
 policy: { lr: 1.0e-3, miniBatch: 5, kl: 0.03 }
+critic: { miniBatch: 9 }
 evaluate: { every: 2, conversations: 8, probe: 8 }
 checkpoint: { every: 0 }
 `;

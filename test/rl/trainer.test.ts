@@ -2,6 +2,7 @@ import test, { type ExecutionContext } from "ava";
 import { createCpu } from "../../lib/index.js";
 import type { Environment } from "../../rl/environment.js";
 import { quickstartEnvironment } from "../../rl/environments/quickstart/game.js";
+import { advantageEstimators, creditMethods, policyLossNames } from "../../rl/objective/index.js";
 import { Trainer, type TrainingStep } from "../../rl/trainer.js";
 import { valuesOf } from "../models/tiny.js";
 import { scripted, talker, tinyTraining } from "./support.js";
@@ -33,12 +34,20 @@ function timeless({ metrics }: TrainingStep) {
   return Object.fromEntries(Object.entries(metrics).filter(([name]) => !/^time\/|tokens_per_s$/.test(name)));
 }
 
-/** An outcome that a tiny fresh policy reaches now and then, so that groups differ: an even number of tokens said. */
+/**
+ * An outcome that a tiny fresh policy reaches now and then, so that groups differ: an even number of tokens said. A judge
+ * likes long turns.
+ */
 const parity = scripted({
-  score: (messages) => ({ accuracy: messages.map(({ content }) => content.length).reduce((a, b) => a + b, 0) % 2 }),
+  score: (messages) => ({
+    accuracy: messages.map(({ content }) => content.length).reduce((a, b) => a + b, 0) % 2,
+    ...Object.fromEntries(
+      messages.filter(({ role }) => role === "assistant").map(({ content }, k) => [`judge/${k + 1}`, content.length]),
+    ),
+  }),
 });
 
-for (const method of ["norm_itpo", "itpo", "prime", "uniform", "shared"]) {
+for (const method of creditMethods) {
   test(`${method}: three steps learn, and every metric is finite`, async (t) => {
     const trainer = await trainerOf(t, { overrides: [`credit.method=${method}`], environment: parity });
     const before = await valuesOf(trainer.policy.model.parameters);
@@ -49,7 +58,8 @@ for (const method of ["norm_itpo", "itpo", "prime", "uniform", "shared"]) {
       t.is(trajectories.length, 9);
       t.is(metrics["policy/skipped"], 0);
       t.true(metrics["policy/grad_norm"] > 0);
-      t.is("prm/loss" in metrics, !["uniform", "shared"].includes(method));
+      t.is("prm/loss" in metrics, ["norm_itpo", "itpo", "prime"].includes(method));
+      t.is("critic/vf_loss" in metrics, method === "value");
       trajectories.forEach(({ tokens, turns }, i) => {
         t.deepEqual([advantages[i].length, turnRewards[i].length], [tokens.length, turns.length]);
       });
@@ -64,8 +74,24 @@ for (const override of [
     (aggregation) => `policy.aggregation=${aggregation}`,
   ),
   ...["turn_index", "row_total", "share", "reference"].map((form) => `advantage.form=${form}`),
-  ...["k1", "k2", "k3", "abs"].map((estimator) => `policy.klEstimator=${estimator}`),
+  ...["k1", "k2", "k3", "abs", "k3+"].map((estimator) => `policy.klEstimator=${estimator}`),
   ...["whiten", "none"].map((normalise) => `advantage.normalise=${normalise}`),
+  ...advantageEstimators.map((estimator) => `advantage.estimator=${estimator} credit.method=shared`),
+  ...["ppo", "grpo", "reinforce_plus_plus", "remax"].map((estimator) => `advantage.estimator=${estimator}`),
+  "advantage.estimator=ppo credit.method=prime advantage.gamma=0.9 advantage.lambda=0.9",
+  ...policyLossNames.map((loss) => `policy.loss=${loss} policy.aggregation=seq-mean-token-mean policy.miniBatch=9`),
+  ...["token", "sequence"].flatMap((level) =>
+    ["truncate", "mask"].map((bound) => `policy.importance={level: ${level},bound: ${bound}}`),
+  ),
+  ...["prime", "norm_itpo", "shared"].map((method) => `policy.klReward.coefficient=0.1 credit.method=${method}`),
+  "policy.klReward={coefficient: 0.1,controller: adaptive,target: 0.001,horizon: 100}",
+  "policy.maskTruncated=true rollout.maxTurnTokens=8",
+  ...["after", "reverse", "none"].map((update) => `prm.update=${update}`),
+  ...["dpo", "bon_acc", "bon_rm"].map((loss) => `prm.loss=${loss} prm.label=hard prm.miniBatch=3`),
+  "prm.lambda=0.5 prm.norm=none",
+  "prm.reference=true prm.normRanks=2",
+  "rollout.dynamicSampling=true",
+  "outcome.wordPenalty=0.001",
   "credit.form=sum",
   "policy.entropy=0.01",
   "policy.epochs=2",
@@ -73,7 +99,8 @@ for (const override of [
   "rollout.temperature=0.7",
 ]) {
   test(`${override}: a step runs, and every metric is finite`, async (t) => {
-    const trainer = await trainerOf(t, { overrides: [override], environment: parity });
+    const overrides = override.split(/ (?=[a-z]+\.[a-z])/i);
+    const trainer = await trainerOf(t, { overrides, environment: parity, prmSeed: 2 });
     const { metrics } = await trainer.step(1);
     for (const [name, value] of Object.entries(metrics)) t.true(Number.isFinite(value), `${name} is ${value}`);
     t.true(metrics["policy/grad_norm"] > 0);
@@ -242,4 +269,96 @@ test("a task that is drawn twice in a step has other samples the second time", a
 test("an outcome metric that the environment lacks is named, with those it has", async (t) => {
   const trainer = await trainerOf(t, { overrides: ["outcome.metrics={diagnosis: 1}"], environment: parity });
   await t.throwsAsync(trainer.step(1), { message: /outcome.metrics names 'diagnosis'; the environment has accuracy/ });
+});
+
+test("a judge that did not score a turn, or scored it below 0, has failed", async (t) => {
+  const opinions: Record<string, number>[] = [{}, { "judge/1": -1, "judge/2": 1, "judge/3": 1 }, { "judge/1": 0 }];
+  for (const said of opinions) {
+    const environment = scripted({ score: () => ({ accuracy: 1, ...said }) });
+    const trainer = await trainerOf(t, { overrides: ["credit.method=judge"], environment });
+    t.is((await trainer.step(1)).metrics["rows/failed"], 9);
+  }
+});
+
+test("dynamic sampling drops groups whose rewards are equal, and fills the batch from later rounds", async (t) => {
+  // Every second task is lost whatever is said.
+  const environment = scripted({ score: (_, task, sample) => ({ accuracy: task % 2 === 0 ? sample % 2 : 0 }) });
+  const overrides = ["rollout.dynamicSampling=true", "rollout.maxRounds=8", "credit.method=shared"];
+  const trainer = await trainerOf(t, { overrides, environment });
+  const { trajectories, metrics } = await trainer.step(1);
+  t.is(trajectories.length, 9);
+  t.true(trajectories.every(({ task }) => task % 2 === 0));
+  t.true(metrics["rollout/rounds"] > 1);
+  t.true(metrics["rollout/dropped_groups"] > 0);
+  t.is(metrics["rows/flat_groups"], 0);
+  t.true(metrics["outcome/mean"] < 1 / 3, "the report counts what was dropped too");
+});
+
+test("where the rounds run out, dropped groups fill the batch", async (t) => {
+  const environment = scripted({ score: () => ({ accuracy: 1 }) });
+  const overrides = ["rollout.dynamicSampling=true", "rollout.maxRounds=2", "credit.method=shared"];
+  const { trajectories, metrics } = await (await trainerOf(t, { overrides, environment })).step(1);
+  t.deepEqual([trajectories.length, metrics["rollout/rounds"], metrics["rollout/dropped_groups"]], [9, 2, 6]);
+});
+
+test("an adaptive controller moves the coefficient of the KL in the reward; a fixed one does not", async (t) => {
+  const of = async (controller: string) => {
+    const klReward = `policy.klReward={coefficient: 0.1,controller: ${controller},target: 0.5,horizon: 100}`;
+    const trainer = await trainerOf(t, { overrides: [klReward], environment: parity });
+    await run(trainer, 2);
+    return trainer.klCoefficient;
+  };
+  t.is(await of("fixed"), 0.1);
+  t.true(Math.abs((await of("adaptive")) - 0.1 * (1 - (0.2 * 9) / 100) ** 2) < 1e-9);
+});
+
+test("scores before the update are those of the model as it was; without an update it stays as it is", async (t) => {
+  const rewardsOf = async (update: string) => {
+    const overrides = [`prm.update=${update}`, "credit.method=itpo"];
+    const trainer = await trainerOf(t, { overrides, environment: parity, prmSeed: 2 });
+    const before = await valuesOf(trainer.prm!.model.parameters);
+    const { turnRewards } = await trainer.step(1);
+    const isSame = JSON.stringify(await valuesOf(trainer.prm!.model.parameters)) === JSON.stringify(before);
+    return { turnRewards, isSame };
+  };
+  const [before, after, reverse, none] = [
+    await rewardsOf("before"),
+    await rewardsOf("after"),
+    await rewardsOf("reverse"),
+    await rewardsOf("none"),
+  ];
+  t.deepEqual(
+    [before, after, reverse, none].map(({ isSame }) => isSame),
+    [false, false, false, true],
+  );
+  t.deepEqual(reverse.turnRewards, none.turnRewards);
+  t.notDeepEqual(before.turnRewards, none.turnRewards);
+  t.notDeepEqual(after.turnRewards, before.turnRewards);
+});
+
+test("the critic learns the outcome: its loss falls, and in its lead steps the policy stays", async (t) => {
+  const overrides = [
+    "advantage.estimator=ppo",
+    "credit.method=shared",
+    "critic.lr=0.01",
+    "critic.leadSteps=6",
+    "critic.miniBatch=9",
+  ];
+  const environment = scripted({ score: () => ({ accuracy: 1 }) });
+  const trainer = await trainerOf(t, { overrides, environment });
+  const before = await valuesOf(trainer.policy.model.parameters);
+  const steps = await run(trainer, 6);
+  t.true(steps[5].metrics["critic/vf_loss"] < 0.5 * steps[0].metrics["critic/vf_loss"]);
+  t.deepEqual(await valuesOf(trainer.policy.model.parameters), before);
+});
+
+test("a batch in which every turn was cut off teaches the policy nothing, if those are masked", async (t) => {
+  const overrides = ["policy.maskTruncated=true", "rollout.maxTurnTokens=1", "seed=2"];
+  const trainer = await trainerOf(t, { overrides, environment: parity });
+  const before = await valuesOf(trainer.policy.model.parameters);
+  const { metrics, trajectories } = await trainer.step(1);
+  const turns = trajectories.flatMap((trajectory) => trajectory.turns);
+  t.is(metrics["policy/masked_turns"], turns.filter(({ stop }) => stop === "turn_length").length);
+  t.is(metrics["policy/masked_turns"], turns.length);
+  t.deepEqual(await valuesOf(trainer.policy.model.parameters), before);
 });

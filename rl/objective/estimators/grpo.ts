@@ -1,6 +1,7 @@
 import { type Advantages, accumulate, gather, type Member, settle } from "../advantage.js";
-import type { Normalisation } from "../normalise.js";
+import { affine, type Normalisation, sumPowers } from "../normalise.js";
 import type { RewardRow, Rewards } from "../rewards.js";
+import { countTokens, type TokenRange } from "../turns.js";
 
 export interface GrpoOptions {
   /** Whether differences are divided by the group's standard deviation. False gives Dr. GRPO (arXiv 2503.20783). */
@@ -38,11 +39,22 @@ function compare(group: readonly Member[], byDeviation: boolean): void {
   for (const { turns, rewards, advantages } of group) {
     const relative = {
       turns: rewards.turns.map((reward) => z(reward, ofTurns)),
-      tokens: rewards.tokens?.map((reward) => z(reward, ofTokens)),
+      tokens: rewards.tokens && relativeTokens(rewards.tokens, turns, ofTokens, byDeviation),
       conversation: z(rewards.conversation, ofConversations),
     };
     accumulate(relative, turns, advantages);
   }
+}
+
+function relativeTokens(
+  tokens: Float64Array,
+  turns: readonly TokenRange[],
+  { mean, deviation }: Statistics,
+  byDeviation: boolean,
+): Float64Array {
+  const relative = new Float64Array(tokens.length);
+  affine(relative, tokens, turns, mean, byDeviation ? 1 / (deviation + EPSILON) : 1);
+  return relative;
 }
 
 interface Statistics {
@@ -59,21 +71,13 @@ function statistics(values: readonly number[]): Statistics {
   return { mean: values[0] + offset, deviation };
 }
 
+/** The same of all sampled tokens. */
 function tokenStatistics(group: readonly Member[]): Statistics {
-  let [count, first, sum, squares] = [0, 0, 0, 0];
-  for (const { turns, rewards } of group) {
-    if (!rewards.tokens) continue;
-    for (const { start, end } of turns) {
-      for (let t = start; t < end; t++) {
-        if (count++ === 0) first = rewards.tokens[t];
-        const offset = rewards.tokens[t] - first;
-        sum += offset;
-        squares += offset * offset;
-      }
-    }
-  }
-  if (count === 0) return { mean: 0, deviation: 1 };
-  const mean = sum / count;
-  const variance = count > 1 ? Math.max(0, squares - count * mean * mean) / (count - 1) : 1;
-  return { mean: first + mean, deviation: Math.sqrt(variance) };
+  const [tokens, turns] = [group.map(({ rewards }) => rewards.tokens), group.map((member) => member.turns)];
+  if (!tokens.every((row) => row !== undefined)) return { mean: 0, deviation: 1 };
+  const first = tokens[0][turns[0][0].start];
+  const count = turns.reduce((sum, row) => sum + countTokens(row), 0);
+  const offset = sumPowers(tokens, turns, first, 1) / count;
+  const squares = sumPowers(tokens, turns, first + offset, 2);
+  return { mean: first + offset, deviation: count > 1 ? Math.sqrt(squares / (count - 1)) : 1 };
 }
