@@ -15,7 +15,10 @@ export interface Episode {
    * @throws when the simulator fails: the trajectory is then marked `failed` and leaves its group.
    */
   reply(messages: readonly Message[]): UserReply | Promise<UserReply>;
-  /** Outcome metrics of the finished conversation, by name, before weighting. Throws like `reply`. */
+  /**
+   * Outcome metrics of the finished conversation, by name, before weighting. Throws like `reply`. What a judge thinks of
+   * each turn, for `credit.method=judge`, goes by the names `judge/1`, `judge/2`, …, and is not negative.
+   */
   score(messages: readonly Message[]): Record<string, number> | Promise<Record<string, number>>;
   /** Which assistant turn truly earned the outcome, where the environment knows it: credit can be scored against it. */
   usefulTurn?(messages: readonly Message[]): number | undefined;

@@ -19,6 +19,7 @@ export { quickstartEnvironment } from "./environments/quickstart/game.js";
 export { ceilings } from "./environments/quickstart/scripts.js";
 export { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
 export { type Evaluation, evaluate, probeConversations } from "./evaluate.js";
+export { type ItpoModels, type ItpoTask, itpoStep } from "./itpo.js";
 export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepReport } from "./learner.js";
 export * from "./objective/index.js";
 export type { PrmScores } from "./rewardModel.js";

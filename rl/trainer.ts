@@ -282,10 +282,15 @@ export class Trainer {
   }
 
   /** Corrections of a row for the sampler; counts the tokens whose ratio was bounded. */
-  #importance({ logprobs }: Outputs, trajectory: Trajectory, metrics: Record<string, number>): Float64Array {
+  #importance(
+    { logprobs }: Outputs,
+    trajectory: Trajectory,
+    metrics: Record<string, number>,
+  ): Float64Array | undefined {
     const { level, ...bounds } = this.config.policy.importance;
+    if (level === "none") return undefined;
     const { weights, bounded } = importanceWeights(logprobs, trajectory.logprobs, trajectory.turns, {
-      level: level as Exclude<typeof level, "none">,
+      level,
       ...bounds,
     });
     metrics["policy/importance_bounded"] = (metrics["policy/importance_bounded"] ?? 0) + bounded;

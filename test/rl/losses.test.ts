@@ -126,3 +126,18 @@ for (const [name, loss] of Object.entries(losses)) {
     t.true(Math.abs(numeric - analytic) < 1e-5 * Math.max(1, Math.abs(analytic)), `${numeric}, ${analytic}`);
   });
 }
+
+test("TV-28: a reward model equal to its reference has loss ln 2; one step on outcome 1 raises its log-ratio", async (t) => {
+  const model = tinyModel();
+  const rows = (await rowsFor(model)).slice(0, 1);
+  const reference = await new Learner(model).forward(rows);
+  const labelled = rows.map((row, i) => ({ ...row, label: 1, referenceLogprobs: reference[i].logprobs }));
+  const learner = new Learner(model, { lr: 1e-3 });
+  const first = await learner.forwardBackward(labelled, prmLoss({ beta: 0.05 }));
+  t.true(Math.abs(first.prm_loss - Math.LN2) < 1e-6);
+  t.true(Math.abs(first.raw_reward) < 1e-6);
+  await learner.optimStep();
+  const { metrics } = prmLoss({ beta: 0.05 }).bind(labelled)(await learner.forward(labelled), [0]);
+  t.true(metrics.raw_reward > 1e-3);
+  t.true(metrics.prm_loss < first.prm_loss);
+});
