@@ -37,5 +37,6 @@ export {
   seedKey,
 } from "./random.js";
 export * from "./safetensors.js";
+export { checkSampling, lowestKept, type Sampling } from "./sampling.js";
 export type { Shape } from "./shape.js";
 export { fromHost, full, ones, Tensor, tensor, zeros } from "./tensor.js";

@@ -14,7 +14,8 @@ export {
   parameterSpecs,
 } from "./parameters.js";
 export { Qwen } from "./qwen.js";
-export { type Completion, type SampleRequest, Sampler } from "./sampler.js";
+export type { Completion, PrefillRequest, SampleRequest } from "./request.js";
+export { Sampler, type SamplerOptions } from "./sampler.js";
 export { type Scores, score } from "./score.js";
 export {
   loadTokenizer,
