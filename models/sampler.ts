@@ -2,10 +2,11 @@ import {
   Arena,
   checkSampling,
   type Key,
-  logSumExp,
+  logprobOf,
   lowestKept,
   noGrad,
   noiseKey,
+  rowStatistics,
   sampleGumbel,
   seedKey,
   type Tensor,
@@ -151,6 +152,7 @@ export class Sampler {
 
   /** Starts waiting requests, first come first served, while the cache has room for all they may still need. */
   #admit(): void {
+    let promised = this.cache.pagesPromised;
     while (this.#waiting.length > 0 && this.#active.size < this.#maxBatch) {
       const [task] = this.#waiting;
       const { sequence } = task.request;
@@ -159,7 +161,8 @@ export class Sampler {
         task.reject(new Error("generate: the sequence was closed while the request waited"));
         continue;
       }
-      if (!admit(this.cache, sequence, task.target)) break;
+      if (!admit(this.cache, sequence, task.target, promised)) break;
+      promised += this.cache.pagesNeeded(sequence, task.target - sequence.length);
       this.#waiting.shift();
       this.#active.add(task);
     }
@@ -179,7 +182,7 @@ export class Sampler {
       else this.#settle(task, "length");
     }
     if (!logits) return;
-    const values = (await logits.data()) as Float32Array;
+    const values = (await logits.data()) as Float32Array | Float64Array;
     drawing.forEach((task, i) => {
       this.#draw(task, task.drawing!, values, i * this.model.config.vocabSize);
     });
@@ -202,14 +205,15 @@ export class Sampler {
     return model.logits(hidden.gatherRows(tensor(Int32Array.from(rows), { backend: model.backend, dtype: "i32" })));
   }
 
-  #draw(task: Task, request: SampleRequest, logits: Float32Array, from: number): void {
+  #draw(task: Task, request: SampleRequest, logits: Float32Array | Float64Array, from: number): void {
     const { known, logprobs } = task;
     const { vocabSize } = this.model.config;
     const noise = noiseKey(this.#key, { ...request.site, position: known.length });
     const lowest = lowestKept(logits, from, vocabSize, request);
     const id = sampleGumbel(logits, from, vocabSize, request.temperature, noise, lowest);
-    const temperature = request.temperature || 1;
-    const logprob = logits[from + id] / temperature - logSumExp(logits, from, vocabSize, temperature);
+    const scale = 1 / (request.temperature || 1);
+    const exact = logprobOf(logits[from + id], rowStatistics(logits, from, vocabSize, scale), scale);
+    const logprob = logits instanceof Float64Array ? exact : Math.fround(exact);
     known.push(id);
     logprobs.push(logprob);
     this.drawn++;

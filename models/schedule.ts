@@ -39,10 +39,10 @@ export function planStep<Task extends Workload>(
 /**
  * Keeps room for a sequence to grow to `target` tokens, evicting idle ones, the least recently used first, where pages run
  * short. What has room kept always gets to its end, so that waiting for room cannot become a deadlock.
+ * @param promised pages that sequences with room kept may still take: the cache's `pagesPromised`
  * @returns false, and evicts nothing, where too many pages are held or promised.
  */
-export function admit(cache: KvCache, sequence: CachedSequence, target: number): boolean {
-  const promised = cache.pagesPromised;
+export function admit(cache: KvCache, sequence: CachedSequence, target: number, promised: number): boolean {
   const fits = () => cache.pagesNeeded(sequence, target - sequence.length) + promised <= cache.freePages;
   if (!fits()) {
     const staying = [...cache.sequences].filter((other) => other === sequence || other.target > 0);
