@@ -5,8 +5,8 @@ import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { CudaBackend } from "../lib/backend/cuda/index.js";
-import { type Backend, type DType, openDevice, type Tensor, tensor } from "../lib/index.js";
-import type { QwenConfig } from "../models/index.js";
+import { type Backend, type DType, openDevice, type Tensor, tensor, zeros } from "../lib/index.js";
+import { parameterSpecs, Qwen, type QwenConfig } from "../models/index.js";
 import { root } from "../test/support.js";
 
 const qwen25 = {
@@ -255,6 +255,26 @@ export function tile(target: Tensor, sequence: Tensor, salt = 0): void {
     backend.assign({ storage, offset: from, shape }, { storage: sequence.storage, offset: salt % TILE, shape });
   }
   storage.version++;
+}
+
+/** Between the parameters' places in the sequence of weights. */
+export const SALT = 7919;
+
+/** A model with random weights, made on the device. */
+export function randomModel({ backend, config }: Pick<Bench, "backend" | "config">, dtype: DType): Qwen {
+  using weights = weightSequence(backend, dtype);
+  const parameters = new Map(
+    parameterSpecs(config).map(({ name, shape, start }, i): [string, Tensor] => {
+      const parameter = zeros(shape, { backend, dtype });
+      if (start === "normal") tile(parameter, weights, i * SALT);
+      if (start === "ones") {
+        using ones = zeros(shape, { backend, dtype }).add(1);
+        parameter.assign(ones);
+      }
+      return [name, parameter];
+    }),
+  );
+  return new Qwen(config, parameters);
 }
 
 /** Token ids that look random, below `vocabulary`, the same in bench/peers/weights.py. */
