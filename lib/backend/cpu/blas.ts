@@ -5,6 +5,11 @@ import { blockedGemm, type Gemm } from "./gemm.js";
 /** The matrix product of the cpu backend and where it comes from. */
 export interface Blas {
   readonly gemm: Gemm;
+  /**
+   * How many rows to give `gemm` at a time, so that a row of its result has the same bits whatever other rows there are.
+   * Left out where that is so anyway.
+   */
+  readonly rows?: number;
   /** Library path, or undefined for the loop of our own. */
   readonly library?: string;
   /** What the library says of itself. */
@@ -26,6 +31,12 @@ const candidates: Partial<Record<NodeJS.Platform, readonly string[]>> = {
 /** Multiplications from which threads pay: about 2 ms of work for one core. */
 const THREADED_PRODUCT = 1e8;
 
+/**
+ * Rows a product of a library is cut into. OpenBLAS computes full dozens of rows with a kernel in which a row's place among
+ * the twelve decides the order of its sums, and 1, 2 and 4 rows with kernels of their own; of eight rows all are alike.
+ */
+const ROWS = 8;
+
 const ROW_MAJOR = 101;
 const [PLAIN, TRANSPOSED] = [111, 112];
 
@@ -41,7 +52,7 @@ export function findBlas(choice = process.env.ITPO_BLAS): Blas {
   }
   if ("tried" in opened) return { gemm: blockedGemm, description: "blocked loop (no BLAS found)", tried: opened.tried };
   try {
-    return { gemm: bindGemm(opened), library: opened.path, description: describe(opened), tried: [] };
+    return { gemm: bindGemm(opened), rows: ROWS, library: opened.path, description: describe(opened), tried: [] };
   } catch (error) {
     if (choice) throw new InputError(`ITPO_BLAS=${choice}: it has no cblas_sgemm; name a BLAS library, or none`);
     return { gemm: blockedGemm, description: "blocked loop", tried: [`${opened.path}: ${(error as Error).message}`] };

@@ -8,6 +8,7 @@ import { hostKernels } from "./fused/index.js";
 import type { Floats } from "./gemm.js";
 import * as movement from "./movement.js";
 import { BufferPool } from "./pool.js";
+import { rowProduct } from "./rowProduct.js";
 
 export interface CpuOptions {
   /** The matrix product to use; default: what `findBlas` finds. */
@@ -30,6 +31,7 @@ const comparisons: ReadonlySet<BinaryOp> = new Set([
 /** The backend on the host's processor: typed arrays, loops in TypeScript, matrix products by BLAS where one is found. */
 export function createCpu(options: CpuOptions = {}): Backend {
   const blas = options.blas ?? findBlas();
+  const multiplyRows = rowProduct(blas);
   const pool = new BufferPool(options.poison);
 
   const allocate = (dtype: DType, size: number): Storage =>
@@ -72,6 +74,8 @@ export function createCpu(options: CpuOptions = {}): Backend {
 
   const host: HostMemory = {
     gemm: blas.gemm,
+    rows: blas.rows ?? 1,
+    rowProduct: multiplyRows,
     read: (x) => numbers(x) as Floats,
     readInts: (x) => raw(x) as Int32Array,
     output: (dtype, size) => output(dtype, size) as ReturnType<HostMemory["output"]>,
@@ -126,7 +130,8 @@ export function createCpu(options: CpuOptions = {}): Backend {
         for (let i = 0; i < batch; i++) {
           const [ai, bi, yi] = [as.subarray(i * m * k), bs.subarray(i * k * n), ys.subarray(i * m * n)];
           if (k === 0 && !bias) yi.fill(0, 0, m * n);
-          if (k > 0) blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
+          if (k > 0 && transposeB && !transposeA) multiplyRows(m, n, k, ai, bi, yi, bias !== undefined);
+          else if (k > 0) blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
         }
         // After the product: how a BLAS adds to what is there depends on the number of rows.
         if (addend) for (let i = 0, past = numbers(addend); i < ys.length; i++) ys[i] += past[i];
