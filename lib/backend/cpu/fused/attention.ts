@@ -143,6 +143,8 @@ function forwardPass(host: HostMemory, like: Floats, layout: HeadLayout, mostQue
   const padded = (count: number) => Math.ceil(count / step) * step;
   const own = host.scratch(like, Math.max(1, padded(mostQueries) * width));
   const y = host.scratch(like, Math.max(1, padded(mostQueries) * outPitch));
+  const scale = headDim ** -0.5;
+  const { gemm } = host;
   const scores = host.scratch(like, Math.max(1, Math.min(block, padded(mostQueries)) * padded(mostKeys)));
   return {
     padded,
@@ -158,54 +160,29 @@ function forwardPass(host: HostMemory, like: Floats, layout: HeadLayout, mostQue
       const rows = padded(queries);
       for (let h = 0; h < heads; h++) {
         const kv = Math.floor((h * kvHeads) / heads);
-        const [k, v] = [past.k + kv * headDim, past.v + kv * headDim];
+        const keys = chunks(keysAndValues, past.k + kv * headDim, kvPitch, padded(first + queries));
+        const values = chunks(keysAndValues, past.v + kv * headDim, kvPitch, padded(first + queries));
         for (let from = 0; from < rows; from += block) {
           const count = Math.min(block, rows - from);
           const seen = Math.min(first + from + count, first + queries);
-          const keys = padded(seen);
+          const length = padded(seen);
           const q = own.subarray(from * width + h * headDim);
-          for (let at = 0; at < keys; at += KEYS) {
-            const some = Math.min(KEYS, keys - at);
-            const key = keysAndValues.subarray(at * kvPitch + k);
-            host.gemm(
-              false,
-              true,
-              count,
-              some,
-              headDim,
-              headDim ** -0.5,
-              q,
-              width,
-              key,
-              kvPitch,
-              0,
-              scores.subarray(at),
-              keys,
-            );
+          for (let c = 0, at = 0; at < length; c++, at += KEYS) {
+            const into = at === 0 ? scores : scores.subarray(at);
+            const some = Math.min(KEYS, length - at);
+            gemm(false, true, count, some, headDim, scale, q, width, keys[c], kvPitch, 0, into, length);
           }
-          for (let i = 0; i < count; i++) {
-            const value = softmaxRow(scores, i * keys, Math.min(first + from + i + 1, seen), keys);
-            if (from + i < queries) onLse?.(from + i, h, value);
+          // What fills the last block up is not looked at.
+          const real = Math.min(count, queries - from);
+          for (let i = 0; i < real; i++) {
+            const value = softmaxRow(scores, i * length, first + from + i + 1, length);
+            onLse?.(from + i, h, value);
           }
-          const into = y.subarray(from * outPitch + h * headDim);
-          for (let at = 0; at < keys; at += KEYS) {
-            const some = Math.min(KEYS, keys - at);
-            const values = keysAndValues.subarray(at * kvPitch + v);
-            host.gemm(
-              false,
-              false,
-              count,
-              headDim,
-              some,
-              1,
-              scores.subarray(at),
-              keys,
-              values,
-              kvPitch,
-              at > 0 ? 1 : 0,
-              into,
-              outPitch,
-            );
+          const result = y.subarray(from * outPitch + h * headDim);
+          for (let c = 0, at = 0; at < length; c++, at += KEYS) {
+            const weights = at === 0 ? scores : scores.subarray(at);
+            const some = Math.min(KEYS, length - at);
+            gemm(false, false, count, headDim, some, 1, weights, length, values[c], kvPitch, at && 1, result, outPitch);
           }
         }
       }
@@ -253,6 +230,13 @@ function eachHead(
       visit({ queries, headDim, q, qPitch: width, k, v, kvPitch: width }, row, h);
     }
   }
+}
+
+/** The head that starts at `column`, from every `KEYS`-th row on, in rows 0 … length−1. */
+function chunks(rows: Floats, column: number, pitch: number, length: number): Floats[] {
+  const starts: Floats[] = [];
+  for (let at = 0; at < length; at += KEYS) starts.push(rows.subarray(at * pitch + column));
+  return starts;
 }
 
 /** Softmax of the first `visible` of `length` elements, zeros after them; returns log Σ exp. */
