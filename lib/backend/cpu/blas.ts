@@ -6,8 +6,8 @@ import { blockedGemm, type Gemm } from "./gemm.js";
 export interface Blas {
   readonly gemm: Gemm;
   /**
-   * How many rows to give `gemm` at a time, so that a row of its result has the same bits whatever other rows there are.
-   * Left out where that is so anyway.
+   * How many rows to give `gemm` at a time, so that a row of its result has the same bits whatever other rows there are
+   * (see rowProduct.ts for a faster way). Left out where that is so anyway.
    */
   readonly rows?: number;
   /** Library path, or undefined for the loop of our own. */
@@ -31,10 +31,7 @@ const candidates: Partial<Record<NodeJS.Platform, readonly string[]>> = {
 /** Multiplications from which threads pay: about 2 ms of work for one core. */
 const THREADED_PRODUCT = 1e8;
 
-/**
- * Rows a product of a library is cut into. OpenBLAS computes full dozens of rows with a kernel in which a row's place among
- * the twelve decides the order of its sums, and 1, 2 and 4 rows with kernels of their own; of eight rows all are alike.
- */
+/** OpenBLAS computes eight rows with a kernel in which all are alike; with more of them, some are summed otherwise. */
 const ROWS = 8;
 
 const ROW_MAJOR = 101;

@@ -26,7 +26,7 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
         const count = Math.min(rows, tokens - from);
         const part = h.subarray(from * width);
         // Scaled after the product, in f64, as where a token is drawn: the two log-probs have the same bits.
-        host.rowProduct(count, vocabulary, width, part, w, z, false);
+        host.rowProduct(count, vocabulary, width, part, w, z);
         for (let i = 0; i < count; i++) {
           const at = i * vocabulary;
           const row = rowStatistics(z, at, vocabulary, scale);
