@@ -1,6 +1,6 @@
 import { InputError } from "../../errors.js";
 import { type Library, openLibrary } from "../../ffi.js";
-import { blockedGemm, type Gemm } from "./gemm.js";
+import { blockedGemm, type Gemm, THREADED_PRODUCT } from "./gemm.js";
 
 /** The matrix product of the cpu backend and where it comes from. */
 export interface Blas {
@@ -27,9 +27,6 @@ const candidates: Partial<Record<NodeJS.Platform, readonly string[]>> = {
   ],
   win32: ["libopenblas.dll", "openblas.dll", "mkl_rt.2.dll"],
 };
-
-/** Multiplications from which threads pay: about 2 ms of work for one core. */
-const THREADED_PRODUCT = 1e8;
 
 /** OpenBLAS computes eight rows with a kernel in which all are alike; with more of them, some are summed otherwise. */
 const ROWS = 8;

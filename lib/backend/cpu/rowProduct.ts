@@ -1,4 +1,4 @@
-import type { Floats, Gemm } from "./gemm.js";
+import { type Floats, type Gemm, THREADED_PRODUCT } from "./gemm.js";
 
 /**
  * y = x·wᵀ: x [m, k], w [n, k], y [m, n], each from its first element on and without gaps. A row has the same bits whatever
@@ -7,7 +7,7 @@ import type { Floats, Gemm } from "./gemm.js";
 export type RowProduct = (m: number, n: number, k: number, x: Floats, w: Floats, y: Floats) => void;
 
 /** Elements of the largest w that this is done for: larger ones leave the cache between two parts, and need all processors. */
-const LARGEST = 2 ** 18;
+const LARGEST = 2 ** 17;
 
 /** A way to multiply a number of rows that is a multiple of `rows`. */
 interface Scheme {
@@ -39,9 +39,10 @@ const dozens: Scheme = {
         y.subarray(from),
         n,
       );
-    // As many rows and columns as the library takes in one piece.
-    for (let row = 0; row < m; row += 3072) {
-      const count = Math.min(3072, m - row);
+    // No more rows and columns than the library takes in one piece, on one processor.
+    const most = 12 * Math.min(256, Math.floor((THREADED_PRODUCT - 1) / (12 * Math.min(256, n) * k)));
+    for (let row = 0; row < m; row += most) {
+      const count = Math.min(most, m - row);
       for (let column = 0; column < n; column += 256) {
         const columns = Math.min(256, n - column);
         const last = columns < 16 ? 0 : Math.floor(columns / 8) * 8 - 8;

@@ -47,18 +47,20 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
       const dHidden = host.output(hidden.storage.dtype, h.length);
       const dWeight = host.output(weight.storage.dtype, w.length);
       dWeight.data.fill(0);
+      const scale = 1 / temperature;
       const rows = chunkRows(tokens, vocabulary);
       const z = host.scratch(h, rows * vocabulary);
       for (let from = 0; from < tokens; from += rows) {
         const count = Math.min(rows, tokens - from);
         const part = h.subarray(from * width);
-        host.gemm(false, true, count, vocabulary, width, 1 / temperature, part, width, w, width, 0, z, vocabulary);
+        // As in the forward pass, to the bit: lse fits no others as well.
+        host.rowProduct(count, vocabulary, width, part, w, z);
         for (let i = 0; i < count; i++) {
           const at = i * vocabulary;
-          const [dLogprob, dEnt] = [dl[from + i] / temperature, de[from + i] / temperature];
+          const [dLogprob, dEnt] = [dl[from + i] * scale, de[from + i] * scale];
           // ∂logprob/∂z = 1[target] − p; ∂entropy/∂z = −p·(log p + entropy).
           for (let j = at; j < at + vocabulary; j++) {
-            const logp = z[j] - ls[from + i];
+            const logp = scale * z[j] - ls[from + i];
             z[j] = -fastExp(logp) * (dLogprob + dEnt * (logp + ent[from + i]));
           }
           z[at + target[from + i]] += dLogprob;

@@ -11,8 +11,7 @@ const normal = (size: number, seed: number) => {
 for (const { gemm, description } of [findBlas(), findBlas("none")]) {
   test(`${description}: a row has the same bits whatever other rows there are, and they are right`, (t) => {
     const product = rowProduct(gemm);
-    const most = 77;
-    for (const [n, k] of [
+    for (const [n, k, most = 77] of [
       [5, 3],
       [15, 40],
       [16, 16],
@@ -20,7 +19,8 @@ for (const { gemm, description } of [findBlas(), findBlas("none")]) {
       [61, 64],
       [300, 33],
       [64, 900],
-      [520, 500],
+      [520, 250],
+      [256, 400, 1700],
     ]) {
       const [x, w] = [normal(most * k, n), normal(n * k, k)];
       const all = new Float32Array(most * n);
