@@ -33,27 +33,29 @@ export function ropeKernels(host: HostMemory): Pick<FusedKernels, "rope"> {
     rope(x, positions, rotation, direction) {
       const [xs, at] = [host.read(x), host.readInts(positions)];
       const [tokens, width] = x.shape;
-      const half = rotation.headDim / 2;
-      const rotated = (rotation.heads + rotation.kvHeads) * rotation.headDim;
+      const { heads, kvHeads, headDim } = rotation;
+      const half = headDim / 2;
+      const rotated = (heads + kvHeads) * headDim;
       let last = 0;
       for (let t = 0; t < tokens; t++) if (at[t] > last) last = at[t];
       const { cos, sin } = rotationTable(rotation, last + 1);
       const y = host.output(x.storage.dtype, xs.length);
       const ys = y.data;
+      ys.set(xs);
       for (let t = 0; t < tokens; t++) {
         const row = t * width;
+        const end = row + rotated;
         const angle = at[t] * half;
-        for (let head = row; head < row + rotated; head += rotation.headDim) {
-          for (let j = 0; j < half; j++) {
-            const a = xs[head + j];
-            const b = xs[head + half + j];
-            const c = cos[angle + j];
-            const s = direction * sin[angle + j];
-            ys[head + j] = a * c - b * s;
-            ys[head + half + j] = b * c + a * s;
+        for (let j = 0; j < half; j++) {
+          const c = cos[angle + j];
+          const s = direction * sin[angle + j];
+          for (let i = row + j; i < end; i += headDim) {
+            const a = xs[i];
+            const b = xs[i + half];
+            ys[i] = a * c - b * s;
+            ys[i + half] = b * c + a * s;
           }
         }
-        for (let j = row + rotated; j < row + width; j++) ys[j] = xs[j];
       }
       return y.done();
     },
