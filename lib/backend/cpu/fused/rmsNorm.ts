@@ -1,4 +1,5 @@
 import type { ArrayRef, FusedKernels, HeadLayout } from "../../backend.js";
+import { addTo } from "../elementwise.js";
 import type { Floats } from "../gemm.js";
 import { type HostMemory, wideOf } from "./host.js";
 
@@ -102,10 +103,7 @@ export function rmsNormKernels(host: HostMemory): Pick<FusedKernels, "rmsNorm" |
       const dx = host.output(x.storage.dtype, xs.length);
       const sum = new Float64Array(w.length);
       for (let r = 0; r < rs.length; r++) normalizeBackward(dys, xs, r * w.length, w.length, w, rs[r], dx.data, sum);
-      if (residual) {
-        const past = host.read(residual);
-        for (let i = 0; i < past.length; i++) dx.data[i] += past[i];
-      }
+      if (residual) addTo(dx.data, host.read(residual));
       return { dx: dx.done(), dWeight: put(host, weight, sum) };
     },
   };
