@@ -2,7 +2,7 @@ import { type DType, decode, dtypes, encode, hostArray, type TypedArray } from "
 import { sizeOf } from "../../shape.js";
 import { type ArrayRef, type Backend, type BinaryOp, Storage } from "../backend.js";
 import { type Blas, findBlas } from "./blas.js";
-import { addTo, binaryLoop, reduceLoop, unaryLoop, whereLoop } from "./elementwise.js";
+import { addTo, binaryLoop, reduceLoop, repeatRow, unaryLoop, whereLoop } from "./elementwise.js";
 import type { HostMemory } from "./fused/host.js";
 import { hostKernels } from "./fused/index.js";
 import type { Floats } from "./gemm.js";
@@ -121,7 +121,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
     matmul: (a, b, { batch, m, n, k, transposeA, transposeB }, bias, addend) =>
       compute(a.storage.dtype, batch * m * n, (out) => {
         const [as, bs, ys] = [numbers(a) as Floats, numbers(b) as Floats, out as Floats];
-        if (bias) for (let i = 0, row = numbers(bias) as Floats; i < m * batch; i++) ys.set(row, i * n);
+        if (bias) repeatRow(ys, numbers(bias));
         const [lda, ldb, beta] = [transposeA ? m : k, transposeB ? k : n, bias ? 1 : 0];
         for (let i = 0; i < batch; i++) {
           const [ai, bi, yi] = [as.subarray(i * m * k), bs.subarray(i * k * n), ys.subarray(i * m * n)];
