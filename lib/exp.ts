@@ -1,24 +1,22 @@
 /*
- * e^x several times as fast as Math.exp, which V8 computes in portable code: x = (256·n + j)·ln 2/256 + r with
- * |r| < ln 2/256, so e^x = 2ⁿ·2^(j/256)·e^r, the first two from tables and e^r by its series up to r⁴.
+ * e^x several times as fast as Math.exp, which V8 computes in portable code: with i = 64·x cut to a whole number,
+ * e^x = e^(i/64)·e^(x − i/64), the first from a table and the second by its series up to the fourth power.
  */
-const LOG2E_256 = 256 / Math.LN2;
-/** ln 2/256 in two parts, the first of 33 bits, so that i·LN2_256_HIGH is exact. */
-const LN2_256_HIGH = 0.0027076061737716373;
-const LN2_256_LOW = 2.9064910585985925e-13;
-const powers = Float64Array.from({ length: 2200 }, (_, i) => 2 ** (i - 1100));
-/** Twice 2^(j/256), with half the power of two, so that results up to the largest double do not overflow on the way. */
-const fractions = Float64Array.from({ length: 256 }, (_, j) => 2 ** (1 + j / 256));
+const LOWEST = -746;
+const HIGHEST = 710;
+const START = 64 * LOWEST;
+/** From 0 below the smallest double to infinity above the largest. */
+const powers = Float64Array.from({ length: 64 * HIGHEST - START + 1 }, (_, i) => Math.exp((START + i) / 64));
 
 /**
- * e^x with a relative error below 4e-15 (where the result is a normal number). The ends of the range are clamped to where
- * the tables give 0 and infinity: a loop around early returns of constants takes twice as long.
+ * e^x with a relative error below 8e-12 (where the result is a normal number), a 7,000th of what an f32
+ * rounds off. What lies outside the table is clamped to its ends, where 0 and infinity are: a loop around early returns of
+ * constants takes twice as long.
  */
 export function fastExp(x: number): number {
-  const clamped = x < -746 ? -746 : x > 710 ? 710 : x;
-  const i = (clamped * LOG2E_256) | 0;
-  const r = clamped - i * LN2_256_HIGH - i * LN2_256_LOW;
+  const clamped = x < LOWEST ? LOWEST : x > HIGHEST ? HIGHEST : x;
+  const i = (clamped * 64) | 0;
+  const r = clamped - i * (1 / 64);
   const square = r * r;
-  const series = 1 + r + square * (1 / 2 + r * (1 / 6) + square * (1 / 24));
-  return powers[(i >> 8) + 1099] * (fractions[i & 255] * series);
+  return powers[i - START] * (1 + r + square * (1 / 2 + r * (1 / 6) + square * (1 / 24)));
 }
