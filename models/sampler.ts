@@ -140,11 +140,14 @@ export class Sampler {
 
   /** Starts waiting requests, first come first served, while the cache has room for all they may still need. */
   #admit(): void {
+    let promised = 0;
+    for (const { request, reserved } of this.#active) promised += reserved - request.sequence.pages.length;
     while (this.#waiting.length > 0) {
       const [task] = this.#waiting;
       const { sequence, tokens, maxTokens } = task.request;
       const needed = this.cache.pagesNeeded(sequence, tokens.length - sequence.length + maxTokens - 1);
-      if (!this.#makeRoom(needed, sequence)) break;
+      if (!this.#makeRoom(promised + needed, sequence)) break;
+      promised += needed;
       this.#waiting.shift();
       task.pending = tokens.slice(sequence.length);
       task.reserved = needed + sequence.pages.length;
@@ -152,18 +155,15 @@ export class Sampler {
     }
   }
 
-  /** Evicts idle sequences, which are computed again when they go on, until `needed` pages are free. */
-  #makeRoom(needed: number, sequence: CachedSequence): boolean {
+  /** Evicts idle sequences, which are computed again when they go on, until `pages` are free. */
+  #makeRoom(pages: number, sequence: CachedSequence): boolean {
+    if (this.cache.freePages >= pages) return true;
     const busy = new Set([...this.#active].map((task) => task.request.sequence));
-    const promised = [...this.#active].reduce(
-      (sum, task) => sum + task.reserved - task.request.sequence.pages.length,
-      0,
-    );
     for (const idle of this.cache.sequences) {
-      if (this.cache.freePages - promised >= needed) break;
+      if (this.cache.freePages >= pages) break;
       if (idle !== sequence && !busy.has(idle)) this.cache.evict(idle);
     }
-    return this.cache.freePages - promised >= needed;
+    return this.cache.freePages >= pages;
   }
 
   /** One forward pass: a token of every sequence that decodes, and as much of the prompts as the budget allows. */

@@ -82,6 +82,18 @@ export function binaryLoop(
   });
 }
 
+/** target += source, of equal length. */
+export function addTo(target: TypedArray, source: TypedArray): void {
+  for (let i = 0; i < target.length; i++) target[i] += source[i];
+}
+
+/** Fills target with copies of `row`, doubling what is there: a call per row takes longer than the copying. */
+export function repeatRow(target: TypedArray, row: TypedArray): void {
+  if (target.length === 0) return;
+  target.set(row);
+  for (let filled = row.length; filled < target.length; filled *= 2) target.copyWithin(filled, 0, filled);
+}
+
 export function whereLoop(
   condition: TypedArray,
   a: TypedArray,

@@ -2,7 +2,7 @@ import { type DType, decode, dtypes, encode, hostArray, type TypedArray } from "
 import { sizeOf } from "../../shape.js";
 import { type ArrayRef, type Backend, type BinaryOp, Storage } from "../backend.js";
 import { type Blas, findBlas } from "./blas.js";
-import { binaryLoop, reduceLoop, unaryLoop, whereLoop } from "./elementwise.js";
+import { addTo, binaryLoop, reduceLoop, repeatRow, unaryLoop, whereLoop } from "./elementwise.js";
 import type { HostMemory } from "./fused/host.js";
 import { hostKernels } from "./fused/index.js";
 import type { Floats } from "./gemm.js";
@@ -121,7 +121,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
     matmul: (a, b, { batch, m, n, k, transposeA, transposeB }, bias, addend) =>
       compute(a.storage.dtype, batch * m * n, (out) => {
         const [as, bs, ys] = [numbers(a) as Floats, numbers(b) as Floats, out as Floats];
-        if (bias) for (let i = 0, row = numbers(bias) as Floats; i < m * batch; i++) ys.set(row, i * n);
+        if (bias) repeatRow(ys, numbers(bias));
         const [lda, ldb, beta] = [transposeA ? m : k, transposeB ? k : n, bias ? 1 : 0];
         for (let i = 0; i < batch; i++) {
           const [ai, bi, yi] = [as.subarray(i * m * k), bs.subarray(i * k * n), ys.subarray(i * m * n)];
@@ -129,7 +129,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
           if (k > 0) blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
         }
         // After the product: how a BLAS adds to what is there depends on the number of rows.
-        if (addend) for (let i = 0, past = numbers(addend); i < ys.length; i++) ys[i] += past[i];
+        if (addend) addTo(ys, numbers(addend));
       }),
     permute: (x, axes) => move(x, sizeOf(x.shape), (from, to) => movement.permuteCopy(from, x.shape, axes, to)),
     slice: (x, starts, sizes) =>
@@ -153,10 +153,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
       move(x, sizeOf(index.shape) * columns, (from, to) => movement.unpickCopy(from, columns, raw(index), to)),
 
     assign: (target, source) => raw(target).set(raw(source)),
-    accumulate(target, source) {
-      const [to, from] = [raw(target), numbers(source)];
-      for (let i = 0; i < to.length; i++) to[i] += from[i];
-    },
+    accumulate: (target, source) => addTo(raw(target), numbers(source)),
     setRows: (target, index, source) => movement.setRowsCopy(raw(target), target.shape[1], raw(index), raw(source)),
 
     fused: options.composed ? {} : hostKernels(host),
