@@ -1,8 +1,9 @@
 /** The most that one request may ask for, whatever the model. */
 export const limits = {
   /** Bytes of a request's body. */
-  bodyBytes: 4 * 2 ** 20,
-  messages: 1024,
+  bodyBytes: 2 * 2 ** 20,
+  /** A template that trims contents is rendered once a message, so the time goes with the square. */
+  messages: 256,
   /** Answers to one request. */
   choices: 16,
   stops: 4,

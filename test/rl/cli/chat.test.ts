@@ -1,4 +1,5 @@
 import test from "ava";
+import { chatCommand } from "../../../rl/cli/chat.js";
 import { temporaryFolder } from "../../temporary.js";
 import { saveBabbler, until } from "../serve/support.js";
 import { start } from "./support.js";
@@ -60,17 +61,16 @@ test("a reader that closes the pipe ends it without an error", async (t) => {
   t.is((await running.ended).code, 0);
 });
 
-const mistakes: Record<string, readonly [args: readonly string[], message: RegExp]> = {
-  "a temperature in words": [["--temperature", "hot"], /--temperature is 'hot'; give a number of at least 0/],
-  "top-p above 1": [["--top-p", "1.5"], /--top-p is '1.5'; give a number from 0.000001 to 1/],
-  "half a token": [["--max-tokens", "0.5"], /--max-tokens is '0.5'; give a whole number of at least 1/],
-  "a folder that is not there": [[], /model: no such folder/],
+const given = { model: "nowhere", device: "cpu", dtype: "f32", temperature: "1", maxTokens: "8" };
+const mistakes: Record<string, readonly [options: Partial<Parameters<typeof chatCommand>[0]>, message: RegExp]> = {
+  "a temperature in words": [{ temperature: "hot" }, /--temperature is 'hot'; give a number of at least 0/],
+  "top-p above 1": [{ topP: "1.5" }, /--top-p is '1.5'; give a number from 0.000001 to 1/],
+  "half a token": [{ maxTokens: "0.5" }, /--max-tokens is '0.5'; give a whole number of at least 1/],
+  "a seed below 0": [{ seed: "-1" }, /--seed is '-1'; give a whole number of at least 0/],
+  "a folder that is not there": [{}, /nowhere: no such folder/],
 };
-for (const [what, [args, message]] of Object.entries(mistakes)) {
-  test(`${what}: exit code 2 and one line that says what to do`, async (t) => {
-    const { code, stdout, stderr } = await start(t, temporaryFolder(t), [...chat, ...args]).ended;
-    t.deepEqual([code, stdout], [2, ""]);
-    t.regex(stderr, /^itpo: [^\n]+\n$/);
-    t.regex(stderr, message);
+for (const [what, [options, message]] of Object.entries(mistakes)) {
+  test(`${what}: a mistake in what was given`, async (t) => {
+    await t.throwsAsync(chatCommand({ ...given, ...options }), { name: "InputError", message });
   });
 }

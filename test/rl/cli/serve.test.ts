@@ -1,5 +1,6 @@
 import test from "ava";
 import OpenAI from "openai";
+import { serveCommand } from "../../../rl/cli/serve.js";
 import { temporaryFolder } from "../../temporary.js";
 import { saveBabbler, until } from "../serve/support.js";
 import { start } from "./support.js";
@@ -47,18 +48,19 @@ test("a second request to end cuts what is in flight", async (t) => {
   t.is((await running.ended).code, 0);
 });
 
-const mistakes: Record<string, readonly [args: readonly string[], message: RegExp]> = {
-  "all the world without a key": [["--host", "0.0.0.0"], /--host 0\.0\.0\.0 can be reached .*set an API key/],
-  "an empty key": [["--api-key", ""], /the API key is empty/],
-  "a port that is none": [["--port", "70000"], /--port is '70000'; give a whole number from 0 to 65535/],
-  "no batch": [["--max-batch", "0"], /--max-batch is '0'/],
-  "a folder that is not there": [[], /model: no such folder/],
+const given = {
+  ...{ model: "nowhere", device: "cpu", dtype: "f32", host: "127.0.0.1", port: "0" },
+  ...{ maxBatch: "4", maxQueue: "4", maxTokens: "8", cache: "1" },
 };
-for (const [what, [args, message]] of Object.entries(mistakes)) {
-  test(`${what}: exit code 2 and one line that says what to do`, async (t) => {
-    const { code, stdout, stderr } = await start(t, temporaryFolder(t), [...serve, ...args]).ended;
-    t.deepEqual([code, stdout], [2, ""]);
-    t.regex(stderr, /^itpo: [^\n]+\n$/);
-    t.regex(stderr, message);
+const mistakes: Record<string, readonly [options: Partial<typeof given> & { apiKey?: string }, message: RegExp]> = {
+  "an empty key": [{ apiKey: "" }, /the API key is empty/],
+  "a port that is none": [{ port: "70000" }, /--port is '70000'; give a whole number from 0 to 65535/],
+  "no batch": [{ maxBatch: "0" }, /--max-batch is '0'/],
+  "a cache of less than nothing": [{ cache: "-1" }, /--cache is '-1'; give a number of at least 0/],
+  "a folder that is not there": [{}, /nowhere: no such folder/],
+};
+for (const [what, [options, message]] of Object.entries(mistakes)) {
+  test(`${what}: a mistake in what was given`, async (t) => {
+    await t.throwsAsync(serveCommand({ ...given, ...options }), { name: "InputError", message });
   });
 }
