@@ -36,6 +36,7 @@ async function converse(engine: Engine, settings: ConversationOptions): Promise<
   // A reader that closes the pipe wants no more.
   stdout.on("error", interrupts.end);
   const write = (text: string) => stdout.write(isTerminal ? text.replace(CONTROLS, "") : text);
+  lines.on("close", () => isTerminal && stdout.write("\n"));
   if (isTerminal) stdout.write("Ctrl-C ends an answer; /clear begins anew, /exit ends\n");
   let conversation = new Conversation(engine, settings);
   lines.prompt();

@@ -1,5 +1,4 @@
-import type { Tokenizer } from "../../models/index.js";
-import { textStream } from "../../models/tokenizer/textStream.js";
+import { type TextStream, type Tokenizer, textStream } from "../../models/index.js";
 import { type StopStrings, stopStrings } from "./stopStrings.js";
 import { type TokenLogprob, tokenLogprob } from "./tokenLogprob.js";
 
@@ -17,7 +16,7 @@ export interface Delta {
 export class ChoiceText {
   readonly #tokenizer: Tokenizer;
   readonly #wantsLogprobs: boolean;
-  readonly #text: ReturnType<typeof textStream>;
+  readonly #text: TextStream;
   readonly #stops: StopStrings;
   /** Log-probabilities not given out, with where in the text their tokens begin. */
   #held: { readonly start: number; readonly entry: TokenLogprob }[] = [];

@@ -1,6 +1,5 @@
 import { InputError } from "../../lib/index.js";
-import type { CachedSequence, Completion, Message } from "../../models/index.js";
-import { textStream } from "../../models/tokenizer/textStream.js";
+import { type CachedSequence, type Completion, type Message, textStream } from "../../models/index.js";
 import type { Engine } from "./engine.js";
 import { noiseSite, type Sampling } from "./sampling.js";
 
