@@ -5,8 +5,8 @@ import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { CudaBackend } from "../lib/backend/cuda/index.js";
-import { type Backend, type DType, openDevice, type Tensor, tensor } from "../lib/index.js";
-import type { QwenConfig } from "../models/index.js";
+import { type Backend, type DType, openDevice, type Tensor, tensor, zeros } from "../lib/index.js";
+import { parameterSpecs, type QwenConfig } from "../models/index.js";
 import { root } from "../test/support.js";
 
 const qwen25 = {
@@ -255,6 +255,27 @@ export function tile(target: Tensor, sequence: Tensor, salt = 0): void {
     backend.assign({ storage, offset: from, shape }, { storage: sequence.storage, offset: salt % TILE, shape });
   }
   storage.version++;
+}
+
+/** Between the parameters' places in the sequence of weights; the same in bench/peers/weights.py. */
+export const SALT = 7919;
+
+/** Parameters of a shape in bf16, with the weights that bench/peers/weights.py gives the peer. */
+export function randomParameters(backend: Backend, config: QwenConfig): Map<string, Tensor> {
+  const weights = weightSequence(backend, "bf16");
+  const parameters = new Map(
+    parameterSpecs(config).map(({ name, shape, start }, i): [string, Tensor] => {
+      const parameter = zeros(shape, { backend, dtype: "bf16" });
+      if (start === "normal") tile(parameter, weights, i * SALT);
+      if (start === "ones") {
+        using ones = zeros(shape, { backend, dtype: "bf16" }).add(1);
+        parameter.assign(ones);
+      }
+      return [name, parameter];
+    }),
+  );
+  weights.dispose();
+  return parameters;
 }
 
 /** Token ids that look random, below `vocabulary`, the same in bench/peers/weights.py. */

@@ -10,12 +10,9 @@
  * `--tokens` are those of all `--sequences` (default 1) together. `--compile` runs the peer under torch.compile too. Loss
  * and gradient norm are compared with the peer's on the same weights and ids.
  */
-import { AdamW, Arena, clipScale, gradNorm, noGrad, type Tensor, tensor, zeroGrad, zeros } from "../lib/index.js";
-import { countParameters, pack, parameterSpecs, Qwen } from "../models/index.js";
-import { openBench, printRows, type Row, runPeer, tile, time, timeAsync, tokenIds, weightSequence } from "./gpu.js";
-
-/** Between the parameters' places in the sequence of weights. */
-const SALT = 7919;
+import { AdamW, Arena, clipScale, gradNorm, noGrad, type Tensor, tensor, zeroGrad } from "../lib/index.js";
+import { countParameters, pack, Qwen } from "../models/index.js";
+import { openBench, printRows, type Row, randomParameters, runPeer, SALT, time, timeAsync, tokenIds } from "./gpu.js";
 
 const bench = await openBench({ tokens: 5120 }, ["sequences=", "recompute", "no-optimizer", "compile"]);
 const { backend, cuda, config, tokens, flags } = bench;
@@ -23,20 +20,8 @@ const sequences = Number(flags.sequences ?? 1);
 const length = Math.floor(tokens / sequences);
 const scored = sequences * (length - 1);
 
-const weights = weightSequence(backend, "bf16");
-const parameters = new Map(
-  parameterSpecs(config).map(({ name, shape, start }, i): [string, Tensor] => {
-    const parameter = zeros(shape, { backend, dtype: "bf16" });
-    if (start === "normal") tile(parameter, weights, i * SALT);
-    if (start === "ones") {
-      using ones = zeros(shape, { backend, dtype: "bf16" }).add(1);
-      parameter.assign(ones);
-    }
-    parameter.requiresGrad = true;
-    return [name, parameter];
-  }),
-);
-weights.dispose();
+const parameters = randomParameters(backend, config);
+for (const parameter of parameters.values()) parameter.requiresGrad = true;
 const model = new Qwen(config, parameters);
 model.recompute = flags.recompute === true;
 const count = countParameters(parameters);

@@ -16,6 +16,7 @@ export {
 export { Qwen } from "./qwen.js";
 export { type Completion, type SampleRequest, Sampler } from "./sampler.js";
 export { type Scores, score } from "./score.js";
+export { MOST_STOPS, SlotDecoder, type SlotRequest, type SlotStart, type StepResult } from "./slotDecoder.js";
 export {
   loadTokenizer,
   type Tokenizer,

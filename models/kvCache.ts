@@ -4,6 +4,7 @@ import {
   keep,
   outsideArenas,
   type PagedContext,
+  type PagedSlots,
   type Tensor,
   tensor,
   zeros,
@@ -19,12 +20,12 @@ export interface CachedSequence {
 }
 
 /** What one forward pass over the newest tokens needs of the cache. */
-export interface CacheStep {
+export interface CacheStep<Context = PagedContext | PagedSlots> {
   /** Per layer [rows, 2·kvHeads·headDim] = [k | v]. */
   readonly layers: readonly Tensor[];
   /** i32 [tokens]: the cache row that each new token's key and value go to. */
   readonly rows: Tensor;
-  readonly context: PagedContext;
+  readonly context: Context;
 }
 
 /** Keys and values of many sequences, in pages of `pageSize` tokens taken from one pool. */
@@ -50,6 +51,11 @@ export class KvCache {
       Array.from({ length: config.layers }, () => keep(zeros(shape, { backend, dtype }))),
     );
     this.#free = Array.from({ length: pages }, (_, i) => pages - 1 - i);
+  }
+
+  /** Per layer [rows, 2·kvHeads·headDim] = [k | v]. */
+  get layers(): readonly Tensor[] {
+    return this.#layers;
   }
 
   /** Pages nobody holds. */
@@ -90,7 +96,7 @@ export class KvCache {
    * write them.
    * @throws when the pool has too few pages; nothing is changed then.
    */
-  extend(sequences: readonly CachedSequence[], counts: readonly number[]): CacheStep {
+  extend(sequences: readonly CachedSequence[], counts: readonly number[]): CacheStep<PagedContext> {
     const { backend, pageSize } = this.options;
     const offsets = new Int32Array(sequences.length + 1);
     counts.forEach((count, s) => {

@@ -55,8 +55,12 @@ const WORKSPACE_BYTES = 32 * 2 ** 20;
 const MOST_PLANS = 4096;
 /** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
 const FEW_ROWS = 16;
-/** Of a product with so many operations the fastest of the heuristic's first CANDIDATES algorithms is taken. */
+/**
+ * Of a product with so many operations, or with so large a weight, the fastest of the heuristic's first CANDIDATES algorithms
+ * is taken.
+ */
 const TUNED_FLOPS = 2 ** 32;
+const TUNED_WEIGHT = 2 ** 21;
 const CANDIDATES = 8;
 
 interface Plan {
@@ -213,7 +217,7 @@ export class CublasLt {
     });
     const operands = this.#layouts(product, m);
     const plan: Plan = { desc, operands, algo: this.#few(product, desc, operands), bias: product.bias ?? 0 };
-    const large = 2 * batch * m * n * k >= TUNED_FLOPS && c.pitch === n;
+    const large = (2 * batch * m * n * k >= TUNED_FLOPS || n * k >= TUNED_WEIGHT) && c.pitch === n;
     if (large && !this.device.recording) this.#tune(product, plan, form);
     if (this.#plans.size === MOST_PLANS) this.#forgetFirst();
     this.#plans.set(key, plan);
@@ -277,9 +281,11 @@ export class CublasLt {
     let algo = this.#tuned.get(key);
     if (!algo) {
       const candidates = this.#algorithms(product, plan.desc, plan.operands, CANDIDATES);
+      candidates.unshift(plan.algo);
       const best = fastest(this.device, candidates.length, batch * m * n * bytesOf(resultDtype), (i, target) =>
         this.#run(product, plan, candidates[i], target),
       );
+      if (best === undefined) return;
       algo = candidates[best];
       this.#tuned.set(key, algo);
     }
