@@ -6,10 +6,18 @@ import { Engine } from "../serve/engine.js";
 import { type ModelOptions, openModel, type SamplingOptions, samplingOptions } from "./model.js";
 import { numberOption, optionalNumber } from "./number.js";
 
+/** Memory for keys and values is taken at the start, for the whole context. */
+const DEFAULT_CONTEXT = 8192;
+
 /** A conversation, message by message, at the terminal or from what is piped in: a line is a message. */
 export async function chatCommand(
   options: ModelOptions &
-    SamplingOptions & { readonly system?: string; readonly maxTokens: string; readonly seed?: string },
+    SamplingOptions & {
+      readonly system?: string;
+      readonly maxTokens: string;
+      readonly context?: string;
+      readonly seed?: string;
+    },
 ): Promise<void> {
   const settings: ConversationOptions = {
     system: options.system,
@@ -17,8 +25,10 @@ export async function chatCommand(
     maxTokens: numberOption("--max-tokens", options.maxTokens, { least: 1 }),
     seed: optionalNumber("--seed", options.seed, { least: 0 }) ?? randomInt(2 ** 47),
   };
+  const given = optionalNumber("--context", options.context, { least: 2 });
   const { backend, model, tokenizer } = await openModel(options);
-  const engine = new Engine({ model, tokenizer, maxBatch: 1 });
+  const context = given ?? Math.min(DEFAULT_CONTEXT, model.config.maxPositions);
+  const engine = new Engine({ model, tokenizer, context, maxBatch: 1 });
   await converse(engine, settings);
   engine.dispose();
   backend.close();

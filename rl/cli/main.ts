@@ -59,6 +59,7 @@ program
   .requiredOption("--model <folder>", "Hugging Face model folder")
   .option("--system <text>", "system message before it")
   .option("--max-tokens <n>", "most tokens of an answer", "1024")
+  .option("--context <n>", "most tokens of a conversation (default: 8192, or what the model allows)")
   .option("--temperature <t>", "0 takes the most likely token", "1")
   .option("--top-p <p>", "draw among the most likely tokens that together have this probability")
   .option("--seed <n>", "seed of the noise (default: another each time)")

@@ -29,11 +29,15 @@ function* asLine(number: number, line: string): Generator<InputLine> {
 
 /** How many there are. @throws InputError where the file cannot be read, or not twice. */
 export async function countInputLines(path: string): Promise<number> {
-  const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
-    throw new InputError(`${path}: cannot be read (${error.code})`);
-  });
-  if (!found.isFile()) throw new InputError(`${path}: is no file; give one with a JSON object a line`);
   let count = 0;
-  for await (const _ of inputLines(path)) count++;
+  try {
+    if (!(await stat(path)).isFile()) throw new InputError(`${path}: is no file; give one with a JSON object a line`);
+    for await (const _ of inputLines(path)) count++;
+  } catch (error) {
+    if (error instanceof InputError) throw error;
+    throw new InputError(
+      `${path}: cannot be read (${(error as NodeJS.ErrnoException).code}); give a file of JSON lines`,
+    );
+  }
   return count;
 }

@@ -43,7 +43,7 @@ export interface RunningServer {
 const GRACE = 10_000;
 /** What requests that are cut off have to send their last words, in milliseconds. */
 const LAST_WORDS = 500;
-const MAX_CONNECTIONS = 4096;
+const MAX_CONNECTIONS = 1024;
 const MAX_TIMER_STEP = 1000;
 
 type Handler = (request: IncomingMessage, call: Call) => void | Promise<void>;
@@ -109,7 +109,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       controller.abort(clientGone());
       if (closing) server.closeIdleConnections();
     });
-    const handled = handle(request, response, controller.signal).finally(() => inFlight.delete(controller));
+    const handled = handle(request, response, controller.signal)
+      .catch(() => response.destroy())
+      .then(() => void inFlight.delete(controller));
     inFlight.set(controller, handled);
   });
   server.on("clientError", (error, socket) => refuseUnreadable(error, socket, responses.get(socket)));

@@ -36,7 +36,7 @@ test("/exit ends it though more is piped in; /clear begins anew", async (t) => {
 test("Ctrl-C ends the answer, which stays; a second one, with nothing to end, ends the program", async (t) => {
   const folder = temporaryFolder(t);
   await saveBabbler(`${folder}/model`, { maxPositions: 60000 });
-  const running = start(t, folder, [...chat, "--max-tokens", "50000", "--temperature", "0"]);
+  const running = start(t, folder, [...chat, "--max-tokens", "50000", "--context", "60000", "--temperature", "0"]);
   running.child.stdin!.write("hello\n");
   await until(() => running.stdout().length > 20, "an answer");
   running.child.kill("SIGINT");
@@ -54,7 +54,7 @@ test("Ctrl-C ends the answer, which stays; a second one, with nothing to end, en
 test("a reader that closes the pipe ends it without an error", async (t) => {
   const folder = temporaryFolder(t);
   await saveBabbler(`${folder}/model`, { maxPositions: 60000 });
-  const running = start(t, folder, [...chat, "--max-tokens", "50000", "--temperature", "0"]);
+  const running = start(t, folder, [...chat, "--max-tokens", "50000", "--context", "60000", "--temperature", "0"]);
   running.child.stdin!.write("hello\n");
   await until(() => running.stdout().length > 20, "an answer");
   running.child.stdout!.destroy();
