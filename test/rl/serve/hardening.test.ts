@@ -157,8 +157,8 @@ test("a port that is taken is a mistake in what was given", async (t) => {
   await t.throwsAsync(startServer({ engine, model: "m", port }), { name: "InputError", message: /in use; .*--port/ });
 });
 
-test("a client that sends half a body is told so and cut off, while others are answered", async (t) => {
-  const served = await serve(t, { patience: { request: 300, headers: 300 } });
+test.serial("a client that sends half a body is told so and cut off, while others are answered", async (t) => {
+  const served = await serve(t, { patience: { request: 1000, headers: 1000 } });
   const { socket, received } = await open(t, served.url);
   socket.write(`${head}content-length: 1000\r\n\r\n{"model":`);
   t.true(await isWell(served));
@@ -167,8 +167,8 @@ test("a client that sends half a body is told so and cut off, while others are a
   t.true(await isWell(served));
 });
 
-test("a client that sends half its headers is told so and cut off", async (t) => {
-  const served = await serve(t, { patience: { request: 300, headers: 300 } });
+test.serial("a client that sends half its headers is told so and cut off", async (t) => {
+  const served = await serve(t, { patience: { request: 1000, headers: 1000 } });
   const { socket, received } = await open(t, served.url);
   socket.write("GET /v1/mod");
   await once(socket, "close");
