@@ -24,4 +24,5 @@ export {
   trainBpe,
   wordLevelTokenizer,
 } from "./tokenizer/index.js";
+export { type TextStream, textStream } from "./tokenizer/textStream.js";
 export { huggingFaceViews, type LoadOptions, loadQwen, readConfig, saveQwen, writeWhole } from "./weights.js";
