@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { CudaBackend } from "../lib/backend/cuda/index.js";
 import { type Backend, type DType, openDevice, type Tensor, tensor, zeros } from "../lib/index.js";
-import { parameterSpecs, Qwen, type QwenConfig } from "../models/index.js";
+import { parameterSpecs, type QwenConfig } from "../models/index.js";
 import { root } from "../test/support.js";
 
 const qwen25 = {
@@ -257,12 +257,12 @@ export function tile(target: Tensor, sequence: Tensor, salt = 0): void {
   storage.version++;
 }
 
-/** Between the parameters' places in the sequence of weights. */
+/** Between the parameters' places in the sequence of weights; the same in bench/peers/weights.py. */
 export const SALT = 7919;
 
-/** A model with random weights, made on the device. */
-export function randomModel({ backend, config }: Pick<Bench, "backend" | "config">, dtype: DType): Qwen {
-  using weights = weightSequence(backend, dtype);
+/** Parameters of a shape, in bf16 with the weights that bench/peers/weights.py gives the peer. */
+export function randomParameters(backend: Backend, config: QwenConfig, dtype: DType = "bf16"): Map<string, Tensor> {
+  const weights = weightSequence(backend, dtype);
   const parameters = new Map(
     parameterSpecs(config).map(({ name, shape, start }, i): [string, Tensor] => {
       const parameter = zeros(shape, { backend, dtype });
@@ -274,7 +274,8 @@ export function randomModel({ backend, config }: Pick<Bench, "backend" | "config
       return [name, parameter];
     }),
   );
-  return new Qwen(config, parameters);
+  weights.dispose();
+  return parameters;
 }
 
 /** Token ids that look random, below `vocabulary`, the same in bench/peers/weights.py. */

@@ -11,8 +11,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type RandomStream, randomStream } from "../lib/index.js";
-import { type CachedSequence, KvCache, Sampler } from "../models/index.js";
-import { openBench, randomModel, tokenIds } from "./gpu.js";
+import { type CachedSequence, KvCache, Qwen, Sampler } from "../models/index.js";
+import { openBench, randomParameters, tokenIds } from "./gpu.js";
 
 const numbers = {
   prompts: 16,
@@ -35,7 +35,7 @@ const pageSize = flag("page-size");
 const conversations = prompts * samples;
 
 const dtype = bench.cuda ? "bf16" : "f32";
-const model = randomModel(bench, dtype);
+const model = new Qwen(config, randomParameters(backend, config, dtype));
 const longest = promptTokens + turns * (Math.ceil(1.5 * turnTokens) + replyTokens);
 const pages = conversations * Math.ceil(longest / pageSize);
 console.log(

@@ -11,8 +11,8 @@
  * and gradient norm are compared with the peer's on the same weights and ids.
  */
 import { AdamW, Arena, clipScale, gradNorm, noGrad, type Tensor, tensor, zeroGrad } from "../lib/index.js";
-import { countParameters, pack } from "../models/index.js";
-import { openBench, printRows, type Row, randomModel, runPeer, SALT, time, timeAsync, tokenIds } from "./gpu.js";
+import { countParameters, pack, Qwen } from "../models/index.js";
+import { openBench, printRows, type Row, randomParameters, runPeer, SALT, time, timeAsync, tokenIds } from "./gpu.js";
 
 const bench = await openBench({ tokens: 5120 }, ["sequences=", "recompute", "no-optimizer", "compile"]);
 const { backend, cuda, config, tokens, flags } = bench;
@@ -20,9 +20,9 @@ const sequences = Number(flags.sequences ?? 1);
 const length = Math.floor(tokens / sequences);
 const scored = sequences * (length - 1);
 
-const model = randomModel(bench, "bf16");
-const { parameters } = model;
+const parameters = randomParameters(backend, config);
 for (const parameter of parameters.values()) parameter.requiresGrad = true;
+const model = new Qwen(config, parameters);
 model.recompute = flags.recompute === true;
 const count = countParameters(parameters);
 const { layers, heads, headDim } = config;

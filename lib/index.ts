@@ -2,7 +2,16 @@ import "./methods.js";
 
 export { Arena, arena, keep, outsideArenas } from "./arena.js";
 export { backward, checkpoint, noGrad } from "./autograd.js";
-export type { Backend, HeadLayout, PagedContext, Rotation } from "./backend/backend.js";
+export type {
+  Backend,
+  Draws,
+  HeadLayout,
+  PagedContext,
+  PagedSlots,
+  Recording,
+  Rotation,
+  SlotState,
+} from "./backend/backend.js";
 export { findBlas } from "./backend/cpu/blas.js";
 export { type CpuOptions, createCpu } from "./backend/cpu/index.js";
 export { openDevice } from "./backend/index.js";
@@ -14,11 +23,13 @@ export { concat } from "./ops/concat.js";
 export { embedding } from "./ops/embedding.js";
 export { linear, linearWide } from "./ops/linear.js";
 export { linearLogprob } from "./ops/linearLogprob.js";
+export { linearSwiglu } from "./ops/linearSwiglu.js";
 export { pagedAttention } from "./ops/pagedAttention.js";
 export { qkNorm } from "./ops/qkNorm.js";
 export { rmsNorm } from "./ops/rmsNorm.js";
 export { rope } from "./ops/rope.js";
 export { setRows } from "./ops/rows.js";
+export { advanceSlots, decodesAlone, planSlots, sampleLogits, slotAttention } from "./ops/slots.js";
 export { broadcastTo } from "./ops/sum.js";
 export { swiglu } from "./ops/swiglu.js";
 export { where } from "./ops/where.js";

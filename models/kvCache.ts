@@ -6,6 +6,7 @@ import {
   noGrad,
   outsideArenas,
   type PagedContext,
+  type PagedSlots,
   type ParameterSet,
   setRows,
   type Tensor,
@@ -27,12 +28,12 @@ export interface CachedSequence {
 }
 
 /** What one forward pass over the newest tokens needs of the cache. */
-export interface CacheStep {
+export interface CacheStep<Context = PagedContext | PagedSlots> {
   /** Per layer [rows, 2·kvHeads·headDim] = [k | v]. */
   readonly layers: readonly Tensor[];
   /** i32 [tokens]: the cache row that each new token's key and value go to. */
   readonly rows: Tensor;
-  readonly context: PagedContext;
+  readonly context: Context;
 }
 
 /**
@@ -63,6 +64,11 @@ export class KvCache {
     const { pages } = options;
     this.#free = Array.from({ length: pages }, (_, i) => pages - 1 - i);
     this.#holders = new Uint32Array(pages);
+  }
+
+  /** Per layer [rows, 2·kvHeads·headDim] = [k | v]; others after `release`. */
+  get layers(): readonly Tensor[] {
+    return this.#allocated();
   }
 
   /** Pages nobody holds. */
@@ -186,7 +192,7 @@ export class KvCache {
    * write them.
    * @throws when the pool has too few pages; nothing is changed then.
    */
-  extend(sequences: readonly CachedSequence[], counts: readonly number[]): CacheStep {
+  extend(sequences: readonly CachedSequence[], counts: readonly number[]): CacheStep<PagedContext> {
     const { backend, pageSize } = this.options;
     for (const sequence of sequences) this.#requireOpen("extend", sequence);
     const needed = sequences.map((sequence, s) => this.pagesNeeded(sequence, counts[s]));

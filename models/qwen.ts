@@ -7,6 +7,7 @@ import {
   embedding,
   linear,
   linearLogprob,
+  linearSwiglu,
   linearWide,
   type ParameterSet,
   pagedAttention,
@@ -14,7 +15,7 @@ import {
   rmsNorm,
   rope,
   setRows,
-  swiglu,
+  slotAttention,
   type Tensor,
 } from "../lib/index.js";
 import type { LogprobAndEntropy } from "../lib/ops/linearLogprob.js";
@@ -58,7 +59,10 @@ export class Qwen {
     return this.#run(batch, (qkv, layer) => {
       const cache = step.layers[layer];
       setRows(cache, step.rows, qkv.slice(1, heads * headDim, (heads + 2 * kvHeads) * headDim));
-      return pagedAttention(qkv, cache, step.context, this.config);
+      const { context } = step;
+      return "table" in context
+        ? slotAttention(qkv, cache, context, this.config)
+        : pagedAttention(qkv, cache, context, this.config);
     });
   }
 
@@ -94,7 +98,7 @@ export class Qwen {
     qkv = rope(qkv, batch.positions, { ...config, theta: config.ropeTheta });
     const mixed = linear(attend(qkv, i), at("self_attn.o_proj.weight"), { residual: x });
     h = rmsNorm(mixed, at("post_attention_layernorm.weight"), config.rmsNormEps);
-    const activated = swiglu(linear(h, at("mlp.gate_up_proj.weight")));
+    const activated = linearSwiglu(h, at("mlp.gate_up_proj.weight"));
     return linear(activated, at("mlp.down_proj.weight"), { residual: mixed });
   }
 

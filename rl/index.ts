@@ -22,6 +22,11 @@ export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepRe
 export * from "./objective/index.js";
 export { type Rollout, type RolloutItem, type RolloutOptions, rollout } from "./rollout.js";
 export { type RunOptions, type RunResult, train } from "./run.js";
+export { Conversation, type ConversationOptions } from "./serve/conversation.js";
+export { type DrawRequest, Engine, type EngineOptions } from "./serve/engine.js";
+export type { Patience } from "./serve/limits.js";
+export type { Sampling } from "./serve/sampling.js";
+export { type RunningServer, type ServerOptions, startServer } from "./serve/server.js";
 export { fineTune, type SftStep, shuffledBatches } from "./sft.js";
 export { trainSft } from "./sftRun.js";
 export { type PrmScores, Trainer, type TrainingStep } from "./trainer.js";

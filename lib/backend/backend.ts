@@ -151,6 +151,56 @@ export interface PagedContext {
   readonly pageSize: number;
 }
 
+/**
+ * Sequences that decode, one in each slot, with their state on the device: a step finds there what it needs and leaves what
+ * the next one needs, so that steps follow each other without the host. All arrays are i32.
+ */
+export interface PagedSlots {
+  /** [slots]: tokens in the cache, the new one included; 0 is an empty slot. */
+  readonly lengths: ArrayRef;
+  /** [slots, pages]: pages of each sequence in order. */
+  readonly table: ArrayRef;
+  readonly pageSize: number;
+  /** Chunks of keys that the longest sequence may have by the end of the step. */
+  readonly chunks: number;
+  /** [slots·(chunks + 1)·8]: working memory of the step. */
+  readonly work: ArrayRef;
+}
+
+/** What `advanceSlots` moves on: next input, its position, its row in the cache, and how many tokens may still be drawn. */
+export interface SlotState {
+  /** [slots] each; −1 in an empty slot's `tokens` and `rows`. */
+  readonly tokens: ArrayRef;
+  readonly positions: ArrayRef;
+  readonly rows: ArrayRef;
+  readonly remaining: ArrayRef;
+  /** [slots, 8]: ids that end a sequence, −1 for none. */
+  readonly stops: ArrayRef;
+}
+
+/** How the token of each row of logits is drawn; arrays [rows]. See lib/random.ts and models/sampling for the meaning. */
+export interface Draws {
+  /** f32; 0 takes the most likely token. */
+  readonly temperature: ArrayRef;
+  /** f32; 1 is off. */
+  readonly topP: ArrayRef;
+  /** f32; 0 is off. */
+  readonly minP: ArrayRef;
+  /** i32; 0 is off. */
+  readonly topK: ArrayRef;
+  /** i32 [rows, 3]: step, task, sample·2¹⁶ + turn. */
+  readonly site: ArrayRef;
+  /** i32: the position of the token that is drawn; 0 for a row of which none is. */
+  readonly positions: ArrayRef;
+  readonly key: readonly [number, number];
+}
+
+/** Work that was recorded once and is enqueued whole. */
+export interface Recording {
+  launch(): void;
+  dispose(): void;
+}
+
 /** A parameter with the state that AdamW keeps of it; `master` is `param` where that is f32 (f64) itself. */
 export interface AdamwSlot {
   readonly param: ArrayRef;
@@ -211,6 +261,21 @@ export interface FusedKernels {
     layout: HeadLayout,
   ): Storage;
   pagedAttention(x: ArrayRef, cache: ArrayRef, context: PagedContext, layout: HeadLayout): Storage;
+  /** Lays out the attention of a step, into `work`; once before its layers. */
+  planSlots(slots: PagedSlots, layout: HeadLayout): void;
+  /** `pagedAttention` of one new token in every slot; rows of empty slots are undefined. */
+  slotAttention(x: ArrayRef, cache: ArrayRef, slots: PagedSlots, layout: HeadLayout): Storage;
+  /** *In place*: every slot takes the token it drew (i32 [slots]) or ends. */
+  advanceSlots(drawn: ArrayRef, slots: PagedSlots, state: SlotState): void;
+  /** Draws a token (i32) for each row of logits [rows, vocabulary] (f32), with its log-probability (f32). */
+  sampleLogits(logits: ArrayRef, draws: Draws): { ids: Storage; logprobs: Storage };
+  /** swiglu(x·weightᵀ) for weight [gate | up]. */
+  linearSwiglu(x: ArrayRef, weight: ArrayRef): Storage;
+  /**
+   * Records what `enqueue` enqueues, instead of running it. The arrays that it reads, writes or leaves behind must live as long
+   * as the recording; it may not copy to or from the host. Run the same work once before.
+   */
+  record(enqueue: () => void): Recording;
   linearLogprob(
     hidden: ArrayRef,
     weight: ArrayRef,

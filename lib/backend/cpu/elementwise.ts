@@ -82,6 +82,11 @@ export function binaryLoop(
   });
 }
 
+/** target += source, of equal length. */
+export function addTo(target: TypedArray, source: TypedArray): void {
+  for (let i = 0; i < target.length; i++) target[i] += source[i];
+}
+
 export function whereLoop(
   condition: TypedArray,
   a: TypedArray,

@@ -2,7 +2,7 @@ import { type DType, decode, dtypes, encode, hostArray, type TypedArray } from "
 import { sizeOf } from "../../shape.js";
 import { type ArrayRef, type Backend, type BinaryOp, Storage } from "../backend.js";
 import { type Blas, findBlas } from "./blas.js";
-import { addRow, binaryLoop, reduceLoop, unaryLoop, whereLoop } from "./elementwise.js";
+import { addRow, addTo, binaryLoop, reduceLoop, unaryLoop, whereLoop } from "./elementwise.js";
 import type { HostMemory } from "./fused/host.js";
 import { hostKernels } from "./fused/index.js";
 import type { Floats } from "./gemm.js";
@@ -134,7 +134,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
         }
         // After the product: how a BLAS adds to what is there depends on the number of rows.
         if (bias) addRow(ys, numbers(bias));
-        if (addend) for (let i = 0, past = numbers(addend); i < ys.length; i++) ys[i] += past[i];
+        if (addend) addTo(ys, numbers(addend));
       }),
     permute: (x, axes) => move(x, sizeOf(x.shape), (from, to) => movement.permuteCopy(from, x.shape, axes, to)),
     slice: (x, starts, sizes) =>
@@ -158,10 +158,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
       move(x, sizeOf(index.shape) * columns, (from, to) => movement.unpickCopy(from, columns, raw(index), to)),
 
     assign: (target, source) => raw(target).set(raw(source)),
-    accumulate(target, source) {
-      const [to, from] = [raw(target), numbers(source)];
-      for (let i = 0; i < to.length; i++) to[i] += from[i];
-    },
+    accumulate: (target, source) => addTo(raw(target), numbers(source)),
     setRows: (target, index, source) => movement.setRowsCopy(raw(target), target.shape[1], raw(index), raw(source)),
 
     fused: options.composed ? {} : hostKernels(host),

@@ -280,6 +280,7 @@ export class CublasLt {
       const best = fastest(this.device, candidates.length, batch * m * n * bytesOf(resultDtype), (i, target) =>
         this.#run(product, plan, candidates[i], target),
       );
+      if (best === undefined) return;
       algo = candidates[best];
       this.#tuned.set(key, algo);
     }

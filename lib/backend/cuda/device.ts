@@ -16,6 +16,8 @@ export interface Launch {
   readonly block: number;
   /** Bytes of dynamic shared memory. */
   readonly shared?: number;
+  /** The kernel may begin while the one before it ends: it waits by itself (griddepcontrol.wait). From sm_90 on. */
+  readonly overlaps?: boolean;
   /** Bytes moved and operations done, for `DEBUG=2`. */
   readonly bytes?: number;
   readonly flops?: number;
@@ -77,6 +79,7 @@ export class CudaDevice {
   readonly #argumentBytes: Uint8Array;
   readonly #argumentsAt: number;
   readonly #layouts = new Map<string, ArgumentLayout>();
+  readonly #overlapping = new OverlappingLaunch();
   readonly #recent: string[] = [];
   readonly #waits = process.env.ITPO_CUDA_SYNC === "1";
   /** From 2 on every kernel is timed, waited for and printed. */
@@ -86,8 +89,8 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
-  /** Whether what is enqueued is being recorded (graph.ts): nothing may wait for the device then. */
-  recording = false;
+  /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
+  #recorded: Block[] | undefined;
 
   constructor(readonly ordinal = 0) {
     const { driver } = this;
@@ -136,6 +139,8 @@ export class CudaDevice {
 
   /** The same, or nothing where the device is full. */
   tryTakeBytes(bytes: number, label: string): Block | undefined {
+    const again = this.#recorded?.findIndex((block) => block.bytes >= bytes && block.bytes <= 2 * bytes + 512) ?? -1;
+    if (again >= 0) return this.#recorded!.splice(again, 1)[0];
     const heap = bytes <= SMALL_BYTES ? this.#small : this.#large;
     let block = heap.allocate(bytes, label);
     if (!block) {
@@ -150,9 +155,33 @@ export class CudaDevice {
   }
 
   giveBytes(block: Block): void {
+    if (this.#recorded) {
+      this.#recorded.push(block);
+      return;
+    }
     this.#bytes -= block.bytes;
     this.#buffers--;
     (block.bytes <= SMALL_BYTES ? this.#small : this.#large).release(block);
+  }
+
+  /** Whether what is enqueued is being recorded: nothing may wait for the device then. */
+  get recording(): boolean {
+    return this.#recorded !== undefined;
+  }
+
+  /**
+   * Runs `enqueue`, which is being recorded, and returns the memory that it gave back: only later launches of the same
+   * recording may use that, until it is given back for good.
+   */
+  whileRecording(enqueue: () => void): Block[] {
+    const blocks: Block[] = [];
+    this.#recorded = blocks;
+    try {
+      enqueue();
+      return blocks;
+    } finally {
+      this.#recorded = undefined;
+    }
   }
 
   /** A new storage with undefined contents. */
@@ -177,21 +206,17 @@ export class CudaDevice {
     const parameters = this.#pack(kernel, args);
     const { driver, stream } = this;
     const elapsed = this.debug >= 2 ? this.#startTimer() : undefined;
-    const status = driver.launchKernel(
-      kernel.handle,
-      x,
-      y,
-      z,
-      launch.block,
-      1,
-      1,
-      launch.shared ?? 0,
-      stream,
-      parameters,
-      0,
-    );
+    const shared = launch.shared ?? 0;
+    const status = launch.overlaps
+      ? driver.launchKernelEx(
+          this.#overlapping.with(x, y, z, launch.block, shared, stream),
+          kernel.handle,
+          parameters,
+          0,
+        )
+      : driver.launchKernel(kernel.handle, x, y, z, launch.block, 1, 1, shared, stream, parameters, 0);
     if (status !== CUDA_SUCCESS) {
-      const shape = `grid ${x}×${y}×${z}, block ${launch.block}, shared ${launch.shared ?? 0}`;
+      const shape = `grid ${x}×${y}×${z}, block ${launch.block}, shared ${shared}`;
       this.#explained(() => driver.check("cuLaunchKernel", status, `kernel ${kernel.name}, ${shape}`));
     }
     this.ran(kernel.name);
@@ -430,6 +455,32 @@ function printTime(name: string, ms: number, { bytes, flops }: Pick<Launch, "byt
     ...(flops ? [`${(flops / ms / 1e9).toFixed(1)} TFLOP/s`] : []),
   ];
   process.stderr.write(`${name.padEnd(36)}${(ms * 1000).toFixed(1).padStart(10)} µs  ${rates.join("  ")}\n`);
+}
+
+// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+const OVERLAPS = 6;
+
+/** A CUlaunchConfig with the attribute that lets a kernel begin before the one before it has ended. */
+class OverlappingLaunch {
+  readonly #config = new Uint8Array(56);
+  readonly #view = new DataView(this.#config.buffer);
+
+  constructor() {
+    const attribute = Number(koffi.alloc("uint8_t", 72));
+    const words = new Uint32Array(koffi.view(attribute, 72)).fill(0);
+    words[0] = OVERLAPS;
+    words[2] = 1;
+    this.#view.setBigUint64(40, BigInt(attribute), true);
+    this.#view.setUint32(48, 1, true);
+  }
+
+  with(x: number, y: number, z: number, block: number, shared: number, stream: number): Uint8Array {
+    [x, y, z, block, 1, 1, shared].forEach((word, i) => {
+      this.#view.setUint32(4 * i, word, true);
+    });
+    this.#view.setBigUint64(32, BigInt(stream), true);
+    return this.#config;
+  }
 }
 
 /** Where the arguments of one signature lie. */

@@ -61,12 +61,13 @@ const raw = {
   memCreate: "int cuMemCreate(uint64_t *handle, uint64_t bytes, void *properties, uint64_t flags)",
   launchKernel:
     "int cuLaunchKernel(uint64_t function, uint32_t gridX, uint32_t gridY, uint32_t gridZ, uint32_t blockX, uint32_t blockY, uint32_t blockZ, uint32_t shared, uint64_t stream, uint64_t parameters, uint64_t extra)",
+  launchKernelEx: "int cuLaunchKernelEx(void *config, uint64_t function, uint64_t parameters, uint64_t extra)",
 } as const;
 
 type Call = (...args: unknown[]) => void;
 type RawCall = (...args: unknown[]) => number;
 export type Driver = Readonly<Record<keyof typeof prototypes, Call>> &
-  Readonly<Record<"eventQuery" | "memCreate" | "launchKernel", RawCall>> & {
+  Readonly<Record<"eventQuery" | "memCreate" | "launchKernel" | "launchKernelEx", RawCall>> & {
     /** Throws the readable form of a status that is not CUDA_SUCCESS; `during` says more than the call's name. */
     check(call: string, status: number, during?: string): void;
   };
@@ -117,11 +118,14 @@ export function cudaDriver(): Driver {
       check(call, fn(...args));
     };
   }
+  // Drivers before CUDA 12 lack it.
+  let launchKernelEx: RawCall | undefined;
   const made: Driver = {
     ...(calls as Record<keyof typeof prototypes, Call>),
     eventQuery: bind(raw.eventQuery),
     memCreate: bind(raw.memCreate),
     launchKernel: bind(raw.launchKernel),
+    launchKernelEx: (...args) => (launchKernelEx ??= bind(raw.launchKernelEx))(...args),
     check,
   };
   made.init(0);

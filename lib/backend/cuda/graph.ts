@@ -1,36 +1,34 @@
+import type { Recording } from "../backend.js";
 import type { CudaDevice } from "./device.js";
 import { out64 } from "./driver.js";
-
-/** Work that was recorded once and is enqueued whole. */
-export interface CudaGraph {
-  /** Enqueues all of it: about a microsecond a kernel less than launching them. */
-  launch(): void;
-  dispose(): void;
-}
+import type { Block } from "./heap.js";
 
 const CAPTURE_THREAD_LOCAL = 1;
 
 /**
- * Records what `enqueue` launches instead of running it. The addresses it uses are part of the recording: arrays that it
- * reads or writes must stay where they are. So it may not copy from or to the host, nor use operations that work in memory
- * of their own (`withScratch`): that is handed out to others once they are enqueued.
+ * Records what `enqueue` launches as a CUDA graph instead of running it: launching it takes about a microsecond a kernel less.
+ * The addresses it uses are part of the recording. What it allocates and frees is set aside for the recording; arrays that it
+ * reads, writes or returns must stay where they are. It may not copy from or to the host, and its kernels must be compiled,
+ * so run the same work once before.
  */
-export function captureGraph(device: CudaDevice, enqueue: () => void): CudaGraph {
+export function captureGraph(device: CudaDevice, enqueue: () => void): Recording {
   const { driver, stream } = device;
   driver.streamBeginCapture(stream, CAPTURE_THREAD_LOCAL);
   let graph = 0;
+  let blocks: Block[] = [];
   try {
     try {
-      device.recording = true;
-      enqueue();
+      blocks = device.whileRecording(enqueue);
     } finally {
-      device.recording = false;
       graph = out64((result) => driver.streamEndCapture(stream, result));
     }
     const executable = out64((result) => driver.graphInstantiate(result, graph, 0));
     return {
       launch: () => driver.graphLaunch(executable, stream),
-      dispose: () => driver.graphExecDestroy(executable),
+      dispose() {
+        driver.graphExecDestroy(executable);
+        for (const block of blocks.splice(0)) device.giveBytes(block);
+      },
     };
   } finally {
     if (graph !== 0) driver.graphDestroy(graph);

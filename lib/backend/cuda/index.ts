@@ -7,11 +7,14 @@ import { elementwiseOperations } from "./elementwise.js";
 import { adamwKernels } from "./fused/adamw.js";
 import { attentionKernels } from "./fused/attention.js";
 import { attentionHopperModules } from "./fused/attentionHopper.js";
+import { fewRowsKernels } from "./fused/fewRows.js";
 import { linearLogprobKernels } from "./fused/linearLogprob.js";
 import { linearLogprobHopperModules } from "./fused/linearLogprobHopper.js";
 import { rmsNormKernels } from "./fused/rmsNorm.js";
 import { ropeKernels } from "./fused/rope.js";
+import { sampleKernels } from "./fused/sample.js";
 import { swigluKernels } from "./fused/swiglu.js";
+import { captureGraph } from "./graph.js";
 import type { Block } from "./heap.js";
 import { findCudaLibrary } from "./libraries.js";
 import { matmulOperations } from "./matmul.js";
@@ -63,6 +66,7 @@ function backendOn(device: CudaDevice, blas: CublasLt): CudaBackend {
   };
   const { matmul, matmulWide } = matmulOperations(context);
   const { scatterRowsWide, ...rows } = rowOperations(context);
+  const swiglu = swigluKernels(context);
   const backend: CudaBackend = {
     device,
     blas,
@@ -86,7 +90,10 @@ function backendOn(device: CudaDevice, blas: CublasLt): CudaBackend {
       scatterRowsWide,
       ...rmsNormKernels(context),
       ...ropeKernels(context),
-      ...swigluKernels(context),
+      ...swiglu,
+      ...fewRowsKernels(context, { matmul, ...swiglu }),
+      ...sampleKernels(context),
+      record: (enqueue) => captureGraph(device, enqueue),
       ...attentionKernels(context),
       ...linearLogprobKernels(context),
       ...adamwKernels(context),

@@ -16,6 +16,14 @@ export function packWidth(device: CudaDevice, extent: number, ...arrays: readonl
   return extent % width === 0 && arrays.every((array) => device.address(array) % 16 === 0) ? width : 1;
 }
 
+/** Letter of an index's type in a kernel's signature: 64-bit divisions are slow. A loop steps past its end by a grid at most. */
+export function indexLetter(items: number): "i" | "l" {
+  return items < 2 ** 31 ? "i" : "l";
+}
+
+/** C type of an index, for the macro INDEX. */
+export const indexType = { i: "u32", l: "u64" } as const;
+
 /** Grid of a loop over `items` in blocks of `block` threads that fills the device a few times at most. */
 export function loopGrid(device: CudaDevice, items: number, block: number): [number] {
   return [Math.min(Math.ceil(items / block), 16 * device.multiprocessors)];

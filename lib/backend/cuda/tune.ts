@@ -36,38 +36,42 @@ const CLEARLY = 0.99;
 
 /**
  * Which of several ways to compute the same `bytes` of result is the fastest: the index of one of those that give the very
- * bits of the first, so that the choice, which depends on the clock, does not show in the result. The first where the
- * device has no memory for two results. Blocks this thread.
+ * bits of the first, so that the choice, which depends on the clock, does not show in the result. Undefined where that
+ * cannot be told: the device has no memory for two results, or most of the result is 0. Blocks this thread.
  */
 export function fastest(
   device: CudaDevice,
   candidates: number,
   bytes: number,
   run: (candidate: number, target: number) => void,
-): number {
+): number | undefined {
   const sizes = [bytes, bytes, 4 * candidates];
   const blocks = sizes.map((size) => device.tryTakeBytes(size, "choice of an algorithm"));
   try {
     const [expected, actual, counts] = blocks;
-    if (!expected || !actual || !counts) return 0;
-    device.driver.memsetD8(counts.address, 0, 4 * candidates, device.stream);
+    if (!expected || !actual || !counts) return undefined;
+    const { driver, stream } = device;
+    driver.memsetD8(counts.address, 0, 4 * candidates, stream);
+    driver.memsetD8(actual.address, 0, bytes, stream);
     const compare = device.kernels.get("compare", "count_differences", "pplp");
     const all = Array.from({ length: candidates }, (_, i) => i);
+    // The first is compared with zeros.
     for (const i of all) {
-      const target = i === 0 ? expected : actual;
-      run(i, target.address);
-      const args = [expected.address, target.address, bytes / 2, counts.address + 4 * i];
+      run(i, i === 0 ? expected.address : actual.address);
+      const args = [expected.address, actual.address, bytes / 2, counts.address + 4 * i];
       device.launch(compare, args, { grid: [8 * device.multiprocessors], block: 256 });
     }
-    const differences = new Uint32Array(device.read(counts.address, 4 * candidates).buffer);
+    const [filled, ...differences] = new Uint32Array(device.read(counts.address, 4 * candidates).buffer);
+    if (filled < bytes / 8) return undefined;
     const times = all.map(() => Number.POSITIVE_INFINITY);
     for (let round = 0; round < ROUNDS; round++) {
       for (const i of all) {
-        if (differences[i] === 0)
+        if (i === 0 || differences[i - 1] === 0) {
           times[i] = Math.min(
             times[i],
             device.time(() => run(i, actual.address)),
           );
+        }
       }
     }
     const best = times.indexOf(Math.min(...times));

@@ -281,17 +281,29 @@ function backward(gemm: Gemm, head: Head, out: Outgoing, grad: Incoming, p: Floa
       const lse = out.lse[(from + i) * out.lsePitch];
       let delta = 0;
       for (let j = 0, at = (from + i) * out.pitch; j < headDim; j++, at++) delta += out.dy[at] * out.y[at];
-      const row = i * keys;
-      const visible = from + i + 1;
-      for (let j = row; j < row + visible; j++) {
-        p[j] = fastExp(p[j] - lse);
-        ds[j] = p[j] * (ds[j] - delta);
-      }
-      for (let j = row + visible; j < row + keys; j++) p[j] = ds[j] = 0;
+      softmaxRowBackward(p, ds, i * keys, from + i + 1, keys, lse, delta);
     }
     gemm(true, false, keys, headDim, count, 1, p, keys, dy, out.pitch, 1, grad.dv, grad.pitch);
     const dq = grad.dq.subarray(from * grad.pitch);
     gemm(false, false, count, headDim, keys, scale, ds, keys, k, kvPitch, 0, dq, grad.pitch);
     gemm(true, false, keys, headDim, count, scale, ds, keys, queries, qPitch, 1, grad.dk, grad.pitch);
   }
+}
+
+/** Scores to probabilities and, in `ds`, ∂loss/∂probability to ∂loss/∂score; zeros after the `visible` elements. */
+function softmaxRowBackward(
+  p: Floats,
+  ds: Floats,
+  at: number,
+  visible: number,
+  length: number,
+  lse: number,
+  delta: number,
+): void {
+  for (let j = at; j < at + visible; j++) {
+    const probability = fastExp(p[j] - lse);
+    p[j] = probability;
+    ds[j] = probability * (ds[j] - delta);
+  }
+  for (let j = at + visible; j < at + length; j++) p[j] = ds[j] = 0;
 }

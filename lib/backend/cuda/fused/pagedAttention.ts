@@ -1,4 +1,4 @@
-import type { FusedKernels, PagedContext, Storage } from "../../backend.js";
+import type { ArrayRef, FusedKernels, HeadLayout, PagedContext, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { Kernel } from "../kernels.js";
 import type { WorkLists } from "../workList.js";
@@ -62,10 +62,49 @@ function makePlan(context: PagedContext, group: number, { mma, rows }: Attention
 export function pagedAttentionKernel(
   { device, empty }: CudaContext,
   lists: WorkLists,
-): Pick<FusedKernels, "pagedAttention"> {
+): Pick<FusedKernels, "pagedAttention" | "planSlots" | "slotAttention"> {
   const variantOf = attentionVariants(device);
   const plans = new WeakMap<Int32Array, Plan>();
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
+
+  const enqueue = (
+    x: ArrayRef,
+    cache: ArrayRef,
+    layout: HeadLayout,
+    plan: Plan,
+    at: { readonly items: number; readonly pages: number; readonly pageSize: number },
+    y: Storage,
+  ): void => {
+    const { heads, kvHeads, headDim } = layout;
+    const { mma, rows, block, shared, scales, kernel } = variantOf(x, layout);
+    const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => at.items + 32 * item);
+    const from = [device.address(x), device.address(cache), at.pages, at.pageSize];
+    const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
+    device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
+      const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0) =>
+        device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes });
+      if (!mma) {
+        const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
+        run(fn, [...from, first, heads, kvHeads, ...scales, whole(y), partial], plan.whole + plan.chunks, shared);
+      }
+      if (mma && plan.whole > 0) {
+        const fn = kernel("pagedAttention", "paged_mma", "pppipiiffp", shared, { STAGES: 2 });
+        run(fn, [...from, first, heads, kvHeads, ...scales, whole(y)], plan.whole, shared);
+      }
+      if (mma && plan.chunks > 0) {
+        const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
+        const bytes = (FEW_ROWS + STAGES * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
+        const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
+        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes);
+      }
+      if (plan.merges > 0) {
+        const fn = mma
+          ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
+          : kernel("pagedAttention", "paged_plain_merge", "ppiip");
+        run(fn, [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)], plan.merges);
+      }
+    });
+  };
 
   return {
     /**
@@ -76,7 +115,7 @@ export function pagedAttentionKernel(
       const { heads, kvHeads, headDim } = layout;
       const y = empty(x.storage.dtype, x.shape[0] * heads * headDim, "pagedAttention");
       const variant = variantOf(x, layout);
-      const { mma, rows, block, shared, scales, kernel } = variant;
+      const { mma, rows } = variant;
       const group = heads / kvHeads;
       const list = lists(context, `${mma} ${rows} ${group}`, () => {
         const [plan, words] = makePlan(context, group, variant);
@@ -84,35 +123,25 @@ export function pagedAttentionKernel(
         return words;
       });
       const plan = plans.get(list.words)!;
-      const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => list.address + 32 * item);
-      const pages = third + 32 * plan.merges;
-      const { pageSize } = context;
-      const from = [device.address(x), device.address(cache), pages, pageSize];
-      const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
-      device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
-        const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0) =>
-          device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes });
-        if (!mma) {
-          const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
-          run(fn, [...from, first, heads, kvHeads, ...scales, whole(y), partial], plan.whole + plan.chunks, shared);
-        }
-        if (mma && plan.whole > 0) {
-          const fn = kernel("pagedAttention", "paged_mma", "pppipiiffp", shared, { STAGES: 2 });
-          run(fn, [...from, first, heads, kvHeads, ...scales, whole(y)], plan.whole, shared);
-        }
-        if (mma && plan.chunks > 0) {
-          const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
-          const bytes = (FEW_ROWS + STAGES * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
-          const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
-          run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes);
-        }
-        if (plan.merges > 0) {
-          const fn = mma
-            ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
-            : kernel("pagedAttention", "paged_plain_merge", "ppiip");
-          run(fn, [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)], plan.merges);
-        }
-      });
+      const pages = list.address + 32 * (plan.whole + plan.chunks + plan.merges);
+      enqueue(x, cache, layout, plan, { items: list.address, pages, pageSize: context.pageSize }, y);
+      return y;
+    },
+
+    planSlots({ lengths, table, chunks, work }, { heads, kvHeads }) {
+      const [slots, pages] = table.shape;
+      const fn = device.kernels.get("slots", "plan_slots", "ppiiii");
+      const args = [device.address(lengths), device.address(work), slots, chunks, heads / kvHeads, pages];
+      device.launch(fn, args, { grid: [Math.ceil((slots * chunks) / 256)], block: 256 });
+    },
+
+    slotAttention(x, cache, { table, chunks, work, pageSize }, layout) {
+      const [slots] = table.shape;
+      const y = empty(x.storage.dtype, slots * layout.heads * layout.headDim, "pagedAttention");
+      const many = chunks > 1;
+      const plan = { whole: 0, chunks: slots * chunks, merges: many ? slots : 0, slots: many ? slots * chunks : 0 };
+      const at = { items: device.address(work), pages: device.address(table), pageSize };
+      enqueue(x, cache, layout, plan, at, y);
       return y;
     },
   };

@@ -46,7 +46,7 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const y = empty(x.storage.dtype, rows * width, "rmsNorm");
       const rstd = empty("f32", rows, "rmsNorm statistics");
-      const { fn, block, rowsPerBlock } = kernel("rms_norm", "ppppiif", { width, threads: 32, most: 8 }, x, weight);
+      const { fn, block, rowsPerBlock } = kernel("rms_norm", "ppppiif", { width, threads: 32, most: 16 }, x, weight);
       device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), rows, width, eps], {
         grid: [Math.ceil(rows / rowsPerBlock)],
         block,

@@ -1,6 +1,6 @@
 import type { FusedKernels, Rotation } from "../../backend.js";
 import type { CudaContext } from "../context.js";
-import { cType, loopGrid, packWidth } from "../launch.js";
+import { cType, indexLetter, indexType, loopGrid, packWidth } from "../launch.js";
 
 interface Table {
   readonly positions: number;
@@ -55,10 +55,10 @@ export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, 
       const VEC = packWidth(device, half, x);
       const all = heads + 2 * kvHeads;
       const items = tokens * Math.ceil(all / HEADS) * (half / VEC);
-      const letter = items >= 2 ** 31 ? "l" : "i";
+      const letter = indexLetter(items);
       const { cos, sin, positions: known } = tableFor(rotation);
       const fn = device.kernels.get("rope", "rope", `ppppp${letter}iiiif`, {
-        ...{ DTYPE: cType("rope", x.storage.dtype), VEC, HEADS, INDEX: letter === "l" ? "u64" : "u32" },
+        ...{ DTYPE: cType("rope", x.storage.dtype), VEC, HEADS, INDEX: indexType[letter] },
       });
       const out = device.address({ storage: y, offset: 0, shape: [] });
       device.launch(

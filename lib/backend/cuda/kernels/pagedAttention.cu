@@ -1,7 +1,7 @@
 // Causal attention of new tokens to all that their sequences have in a paged cache [rows, 2 kvHeads HEAD_DIM] = [k | v]. A row gets
 // the same bits as from attentionPlain.cu or, with MMA = 1, attentionMma.cu. Sequences with few new tokens spread their chunks over
 // blocks, which leave partial results [slot][kvHeads][rows][HEAD_DIM + 2] = o, m, l; a second kernel merges them in order.
-// attentionTile.cuh has the arithmetic and the meaning of an item. Grid (items, kvHeads).
+// attentionTile.cuh has the arithmetic and the meaning of an item; one with query -1 is none. Grid (items, kvHeads).
 #include "attentionTile.cuh"
 
 __device__ __forceinline__ PagedKeys paged_keys(const T *cache, const int *pages, int pageSize, const Item &item, int kvHeads) {
@@ -15,12 +15,14 @@ extern "C" __global__ void __launch_bounds__(256)
     paged_plain(const T *x, const T *cache, const int *pages, int pageSize, const Item *items, int heads, int kvHeads, float scale, T *y,
                 float *partial) {
   const Item item = items[blockIdx.x];
+  if (item.query < 0) return;
   plain_forward(x, paged_keys(cache, pages, pageSize, item, kvHeads), item, heads, kvHeads, scale, y, nullptr, partial);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     paged_plain_merge(const float *partial, const Item *items, int heads, int kvHeads, T *y) {
   const Item item = items[blockIdx.x];
+  if (item.query < 0) return;
   const int group = heads / kvHeads, lane = threadIdx.x % 32;
 #pragma unroll
   for (int r = 0; r < R; r++) {
@@ -74,6 +76,7 @@ extern "C" __global__ void __launch_bounds__(128)
   float(*alphas)[4] = tops + FEW;                                // [row][tile]
   float(*sums)[4][4] = (float(*)[4][4])(alphas + FEW);           // [row][tile][lane % 4]
   const Item item = items[blockIdx.x];
+  if (item.query < 0) return;
   const Scale scale{plain, log2e};
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int group = heads / kvHeads, head = blockIdx.y * group;
@@ -210,6 +213,7 @@ extern "C" __global__ void __launch_bounds__(128)
     paged_mma_merge(const float *partial, const Item *items, int heads, int kvHeads, float plain, float log2e, bf16 *y) {
   constexpr int OWN = HEAD_DIM / 32;
   const Item item = items[blockIdx.x];
+  if (item.query < 0) return;
   const int group = heads / kvHeads, lane = threadIdx.x % 32;
   for (int row = threadIdx.x / 32; row < FEW && item.flat + row < item.flats; row += 4) {
     const int flat = item.flat + row, position = item.first + flat / group;

@@ -1,5 +1,6 @@
 // RMS norm of rows, and its gradient. Each thread owns the same columns of every row.
 #include "common.cuh"
+#include "formulas.cuh"
 
 #ifndef DTYPE
 #define DTYPE bf16
@@ -38,7 +39,7 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, fl
       sum = fmaf(value, value, sum);
     }
   }
-  const float scale = 1.0f / sqrtf(block_sum<THREADS>(sum, scratch) / width + eps);
+  const float scale = rms_scale(block_sum<THREADS>(sum, scratch), width, eps);
   if (thread == 0) rstd[row] = scale;
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
@@ -47,7 +48,7 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, fl
     const Packed w = *(const Packed *)(weight + at);
     Packed out;
 #pragma unroll
-    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(to_float(held[p].at[j]) * scale * to_float(w.at[j]));
+    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(scaled(to_float(held[p].at[j]), scale, to_float(w.at[j])));
     *(Packed *)(y + at) = out;
   }
 }

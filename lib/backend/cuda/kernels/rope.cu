@@ -1,5 +1,6 @@
 // Rotary position embedding of the query and key heads in fused projection rows; values pass unchanged.
 #include "common.cuh"
+#include "formulas.cuh"
 
 #ifndef DTYPE
 #define DTYPE bf16
@@ -52,9 +53,10 @@ rope(const T *x, const int *positions, const float *cos_in, const float *sin_in,
 #pragma unroll
         for (int v = 0; v < VEC; v++) {
           const float cosine = known ? c.at[v] : __int_as_float(0x7fffffff), sine = direction * s.at[v];
-          const float p = to_float(a[h].at[v]), q = to_float(b[h].at[v]);
-          a[h].at[v] = from_float<T>(p * cosine - q * sine);
-          b[h].at[v] = from_float<T>(q * cosine + p * sine);
+          float p = to_float(a[h].at[v]), q = to_float(b[h].at[v]);
+          rotate(p, q, cosine, sine);
+          a[h].at[v] = from_float<T>(p);
+          b[h].at[v] = from_float<T>(q);
         }
       }
       T *head = y + start + (i64)(first + h) * 2 * half;

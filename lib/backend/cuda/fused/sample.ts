@@ -1,0 +1,74 @@
+import type { ArrayRef, Draws, FusedKernels } from "../../backend.js";
+import type { CudaContext } from "../context.js";
+import type { Launch } from "../device.js";
+
+// As in kernels/sample.cu.
+const COLUMNS = 256;
+const PART = 4096;
+const ROUNDS = 3;
+const HISTOGRAM = ROUNDS * 2048;
+const ROW_BYTES = 48;
+
+/** Drawing tokens by kernels/sample.cu, and the state of slots between steps by kernels/slots.cu. */
+export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels, "sampleLogits" | "advanceSlots"> {
+  const at = (x: ArrayRef) => device.address(x);
+
+  /** The struct Draws of the kernels. */
+  const pack = (draws: Draws): Uint8Array => {
+    const arrays = [draws.temperature, draws.topP, draws.minP, draws.topK, draws.site, draws.positions];
+    const words = new BigUint64Array([...arrays.map((x) => BigInt(at(x))), 0n]);
+    const bytes = new Uint8Array(words.buffer);
+    new Uint32Array(words.buffer).set(draws.key, 2 * arrays.length);
+    return bytes;
+  };
+
+  return {
+    sampleLogits(logits, draws) {
+      const [rows, vocabulary] = logits.shape;
+      const [chunks, parts] = [Math.ceil(vocabulary / COLUMNS), Math.ceil(vocabulary / PART)];
+      const [ids, logprobs] = [empty("i32", rows, "drawn tokens"), empty("f32", rows, "drawn tokens")];
+      const [x, asked] = [at(logits), pack(draws)];
+      const out = (storage: typeof ids) => at({ storage, offset: 0, shape: [] });
+      const run = (
+        entry: string,
+        signature: string,
+        args: (number | Uint8Array)[],
+        grid: Launch["grid"],
+        block: number,
+      ) =>
+        device.launch(device.kernels.get("sample", entry, signature), args, {
+          grid,
+          block,
+          bytes: 4 * rows * vocabulary,
+        });
+      const sizes = [
+        12 * rows * chunks,
+        ROW_BYTES * rows,
+        8 * rows * HISTOGRAM,
+        4 * rows * HISTOGRAM,
+        16 * rows * parts,
+      ];
+      const places = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, bytes) => sum + 16 * Math.ceil(bytes / 16), 0));
+      device.withScratch(places.at(-1)! + sizes.at(-1)!, "sampling scratch", (scratch) => {
+        const [pieces, known, masses, counts, best] = places.map((place) => scratch + place);
+        run("sample_chunks", "pspii", [x, asked, pieces, vocabulary, chunks], [Math.ceil(chunks / 64), rows], 256);
+        run("sample_merge", "sppppi", [asked, pieces, known, masses, counts, chunks], [rows], 1024);
+        for (let round = 0; round < ROUNDS; round++) {
+          run("sample_count", "pspppii", [x, asked, known, masses, counts, vocabulary, round], [parts, rows], 256);
+          run("sample_cut", "spppii", [asked, known, masses, counts, vocabulary, round], [rows], 1024);
+        }
+        run("sample_draw", "psppi", [x, asked, known, best, vocabulary], [parts, rows], 256);
+        const results = [out(ids), out(logprobs), rows, vocabulary, parts];
+        run("sample_finish", "psppppiii", [x, asked, known, best, ...results], [Math.ceil(rows / 4)], 128);
+      });
+      return { ids, logprobs };
+    },
+
+    advanceSlots(drawn, { table, lengths, pageSize }, { tokens, positions, rows, remaining, stops }) {
+      const [slots, pages] = table.shape;
+      const arrays = [drawn, table, stops, tokens, positions, rows, lengths, remaining].map(at);
+      const fn = device.kernels.get("slots", "advance_slots", "ppppppppiii");
+      device.launch(fn, [...arrays, slots, pages, pageSize], { grid: [Math.ceil(slots / 256)], block: 256 });
+    },
+  };
+}

@@ -1,0 +1,22 @@
+// Formulas that training and decoding share: every operation is rounded as written, so that both get the same bits.
+#pragma once
+#include "common.cuh"
+
+// silu(gate)·up
+__device__ __forceinline__ float gated(float gate, float up) {
+  return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, expf(-gate))), up);
+}
+
+// The pair (p, q) turned by the angle with this cosine and sine.
+__device__ __forceinline__ void rotate(float &p, float &q, float cosine, float sine) {
+  const float turned = __fmaf_rn(p, cosine, -__fmul_rn(q, sine));
+  q = __fmaf_rn(q, cosine, __fmul_rn(p, sine));
+  p = turned;
+}
+
+// 1/sqrt(mean of squares + eps)
+__device__ __forceinline__ float rms_scale(float squares, int width, float eps) {
+  return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, (float)width), eps)));
+}
+
+__device__ __forceinline__ float scaled(float x, float scale, float weight) { return __fmul_rn(__fmul_rn(x, scale), weight); }

@@ -1,0 +1,227 @@
+import {
+  Arena,
+  advanceSlots,
+  type DType,
+  type Key,
+  noGrad,
+  outsideArenas,
+  planSlots,
+  type Recording,
+  sampleLogits,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../lib/index.js";
+import type { KvCache } from "./kvCache.js";
+import type { Qwen } from "./qwen.js";
+
+/** Keys whose attention is one piece of work. */
+const CHUNK = 512;
+/** Ids that may end a sequence on the device. */
+export const MOST_STOPS = 8;
+
+/** How the tokens of one sequence are drawn. */
+export interface SlotRequest {
+  /** 0 takes the most likely token. */
+  readonly temperature: number;
+  /** 1 is off. */
+  readonly topP: number;
+  /** 0 is off. */
+  readonly minP: number;
+  /** 0 is off. */
+  readonly topK: number;
+  /** At most MOST_STOPS. */
+  readonly stopIds: Iterable<number>;
+  readonly site: { readonly step: number; readonly task: number; readonly sample: number; readonly turn: number };
+  /** Most tokens to draw. */
+  readonly maxTokens: number;
+}
+
+/** A sequence that begins to decode. */
+export interface SlotStart extends SlotRequest {
+  /** The token that is in the sequence but not in the cache yet. */
+  readonly token: number;
+  /** Its position. */
+  readonly position: number;
+  /** Pages for all tokens the sequence can get. */
+  readonly pages: readonly number[];
+}
+
+/** What a step drew, by slot; id −1 in slots that were empty. */
+export interface StepResult {
+  readonly ids: Int32Array;
+  readonly logprobs: Float32Array;
+}
+
+type State = Readonly<
+  Record<
+    | ("tokens" | "positions" | "rows" | "lengths" | "remaining" | "stops" | "table" | "topK" | "site" | "draws")
+    | ("temperature" | "topP" | "minP"),
+    Tensor
+  >
+>;
+
+/**
+ * Decoding with all state on the device: a step reads the last step's tokens there, draws, and moves every slot on, so steps
+ * can be enqueued ahead of their results. Steps are recorded once for each number of slots and each length of context.
+ */
+export class SlotDecoder {
+  readonly #state: State;
+  readonly #steps = new Map<string, { readonly recording: Recording; readonly arena: Arena; readonly drawn: Drawn }>();
+  readonly #pages: number;
+  /** Upper bounds of the lengths on the device, after the steps enqueued so far. */
+  readonly #lengths: Int32Array;
+
+  constructor(
+    readonly model: Qwen,
+    readonly cache: KvCache,
+    readonly options: {
+      /** Sequences that decode at once at most: a power of two. */
+      readonly slots: number;
+      readonly key: Key;
+    },
+  ) {
+    const { slots } = options;
+    const { maxPositions } = model.config;
+    this.#pages = Math.min(cache.options.pages, Math.ceil(maxPositions / cache.options.pageSize));
+    this.#lengths = new Int32Array(slots);
+    const make = (dtype: DType, ...columns: number[]) => zeros([slots, ...columns], { backend: model.backend, dtype });
+    this.#state = outsideArenas(() => ({
+      ...{ tokens: make("i32"), positions: make("i32"), rows: make("i32"), lengths: make("i32") },
+      ...{ remaining: make("i32"), stops: make("i32", MOST_STOPS), table: make("i32", this.#pages) },
+      ...{ topK: make("i32"), site: make("i32", 3), draws: make("i32") },
+      ...{ temperature: make("f32"), topP: make("f32"), minP: make("f32") },
+    }));
+  }
+
+  /** Puts a sequence into a slot, behind the steps enqueued so far. */
+  start(slot: number, start: SlotStart): void {
+    const { pageSize } = this.cache.options;
+    const stops = [...start.stopIds];
+    if (stops.length > MOST_STOPS || start.pages.length > this.#pages) {
+      throw new Error(
+        `decode: ${stops.length} stop ids and ${start.pages.length} pages; at most ${MOST_STOPS} and ${this.#pages}`,
+      );
+    }
+    const { position, site } = start;
+    const table = new Int32Array(this.#pages);
+    table.set(start.pages);
+    stops.push(...new Array<number>(MOST_STOPS - stops.length).fill(-1));
+    this.#lengths[slot] = position + 1;
+    this.#write(slot, {
+      ...{ tokens: [start.token], positions: [position], lengths: [position + 1], remaining: [start.maxTokens] },
+      rows: [start.pages[Math.floor(position / pageSize)] * pageSize + (position % pageSize)],
+      ...{ stops, table: [...table], topK: [start.topK] },
+      site: [site.step, site.task, site.sample * 2 ** 16 + site.turn],
+      ...{ temperature: [start.temperature], topP: [start.topP], minP: [start.minP] },
+    });
+  }
+
+  /** Empties a slot, behind the steps enqueued so far. */
+  stop(slot: number): void {
+    this.#lengths[slot] = 0;
+    this.#write(slot, { tokens: [-1], positions: [0], rows: [-1], lengths: [0] });
+  }
+
+  /** Enqueues a step of the first `slots` slots. The result comes when the device is done with it. */
+  step(slots: number): Promise<StepResult> {
+    let bucket = 1;
+    while (bucket < slots) bucket *= 2;
+    let longest = 1;
+    for (let slot = 0; slot < slots; slot++) {
+      longest = Math.max(longest, this.#lengths[slot]);
+      if (this.#lengths[slot] > 0) this.#lengths[slot]++;
+    }
+    let chunks = 1;
+    while (chunks * CHUNK < longest) chunks *= 2;
+    const key = `${bucket} ${chunks}`;
+    let step = this.#steps.get(key);
+    if (!step) this.#steps.set(key, (step = this.#record(bucket, chunks)));
+    step.recording.launch();
+    const { ids, logprobs } = step.drawn;
+    return Promise.all([ids.data(), logprobs.data()]).then(([i, l]) => ({
+      ids: i as Int32Array,
+      logprobs: l as Float32Array,
+    }));
+  }
+
+  dispose(): void {
+    for (const { recording, arena } of this.#steps.values()) {
+      recording.dispose();
+      arena.dispose();
+    }
+    this.#steps.clear();
+    for (const tensor of Object.values(this.#state)) tensor.dispose();
+  }
+
+  #write(slot: number, values: Partial<Record<keyof State, readonly number[]>>): void {
+    const { backend } = this.model;
+    using arena = new Arena();
+    arena.run(() => {
+      for (const [name, value] of Object.entries(values)) {
+        const target = this.#state[name as keyof State];
+        const source = tensor([...value], { backend, dtype: target.dtype });
+        target.slice(0, slot, slot + 1).assign(source.reshape(target.slice(0, slot, slot + 1).shape));
+      }
+    });
+  }
+
+  /** Runs a step that leaves nothing behind: kernels are compiled and algorithms chosen before it is recorded. */
+  #rehearse(bucket: number, work: Tensor, chunks: number): void {
+    const { backend, config } = this.model;
+    using arena = new Arena();
+    arena.run(() => {
+      const fill = (dtype: DType, shape: readonly number[], value: (i: number) => number) =>
+        tensor(
+          Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => value(i)),
+          { backend, dtype, shape },
+        );
+      const state = Object.fromEntries(
+        Object.entries(this.#state).map(([name, { dtype, shape }]) => [
+          name,
+          fill(dtype, [bucket, ...shape.slice(1)], () => 0),
+        ]),
+      ) as State;
+      const tokens = fill("i32", [bucket], (i) => i % config.vocabSize);
+      const [lengths, rows] = [fill("i32", [bucket], () => 1), fill("i32", [bucket], () => -1)];
+      this.#enqueue({ ...state, tokens, lengths, rows }, work, chunks);
+    });
+  }
+
+  /** Records a step of the first `bucket` slots. */
+  #record(bucket: number, chunks: number) {
+    const record = this.model.backend.fused.record;
+    if (!record) throw new Error(`decode: ${this.model.backend.name} cannot record steps`);
+    const arena = new Arena();
+    const state = Object.fromEntries(
+      Object.entries(this.#state).map(([name, all]) => [name, arena.run(() => all.slice(0, 0, bucket))]),
+    ) as State;
+    const work = arena.run(() => zeros([bucket * (chunks + 1) * 8], { backend: this.model.backend, dtype: "i32" }));
+    this.#rehearse(bucket, work, chunks);
+    let drawn: Drawn | undefined;
+    const recording = record(() => {
+      drawn = arena.run(() => this.#enqueue(state, work, chunks));
+    });
+    return { recording, arena, drawn: drawn! };
+  }
+
+  #enqueue(state: State, work: Tensor, chunks: number): Drawn {
+    const { model, cache } = this;
+    const { tokens, positions, rows, lengths, remaining, stops, table, site, temperature, topP, minP, topK } = state;
+    return noGrad(() => {
+      const context = { lengths, table, chunks, work, pageSize: cache.options.pageSize };
+      planSlots(tokens, context, model.config);
+      const batch = { ids: tokens, positions, offsets: new Int32Array(0) };
+      const hidden = model.forwardCached(batch, { layers: cache.layers, rows, context });
+      const draws = { temperature, topP, minP, topK, site, positions: lengths, key: this.options.key };
+      const drawn = sampleLogits(model.logits(hidden), draws);
+      advanceSlots(drawn.ids, context, { tokens, positions, rows, remaining, stops });
+      return drawn;
+    });
+  }
+}
+
+interface Drawn {
+  readonly ids: Tensor;
+  readonly logprobs: Tensor;
+}
