@@ -1,5 +1,6 @@
 import test from "ava";
 import fc from "fast-check";
+import { fastExp } from "../../lib/exp.js";
 import { checkSampling, InputError, lowestKept, type Sampling, sampleGumbel } from "../../lib/index.js";
 
 /** Which tokens the filters keep, word by word from their definition, with every sum taken anew. */
@@ -12,7 +13,7 @@ function keptByDefinition(
   const rank = logits.toSorted((a, b) => b - a);
   let kept = logits.map((logit) => topK === 0 || topK >= logits.length || logit >= rank[topK - 1]);
   const mass = (among: readonly boolean[]) =>
-    scaled.reduce((sum, x, i) => (among[i] ? sum + Math.floor(2 ** 35 * Math.exp(x)) : sum), 0);
+    scaled.reduce((sum, x, i) => (among[i] ? sum + Math.floor(2 ** 35 * fastExp(x)) : sum), 0);
   if (topP < 1) {
     const total = mass(kept);
     const threshold = rank.find((least) => mass(kept.map((is, i) => is && logits[i] >= least)) >= topP * total)!;
