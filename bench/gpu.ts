@@ -260,15 +260,15 @@ export function tile(target: Tensor, sequence: Tensor, salt = 0): void {
 /** Between the parameters' places in the sequence of weights; the same in bench/peers/weights.py. */
 export const SALT = 7919;
 
-/** Parameters of a shape in bf16, with the weights that bench/peers/weights.py gives the peer. */
-export function randomParameters(backend: Backend, config: QwenConfig): Map<string, Tensor> {
-  const weights = weightSequence(backend, "bf16");
+/** Parameters of a shape, in bf16 with the weights that bench/peers/weights.py gives the peer. */
+export function randomParameters(backend: Backend, config: QwenConfig, dtype: DType = "bf16"): Map<string, Tensor> {
+  const weights = weightSequence(backend, dtype);
   const parameters = new Map(
     parameterSpecs(config).map(({ name, shape, start }, i): [string, Tensor] => {
-      const parameter = zeros(shape, { backend, dtype: "bf16" });
+      const parameter = zeros(shape, { backend, dtype });
       if (start === "normal") tile(parameter, weights, i * SALT);
       if (start === "ones") {
-        using ones = zeros(shape, { backend, dtype: "bf16" }).add(1);
+        using ones = zeros(shape, { backend, dtype }).add(1);
         parameter.assign(ones);
       }
       return [name, parameter];

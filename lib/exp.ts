@@ -1,23 +1,22 @@
 /*
- * e^x several times as fast as Math.exp, which V8 computes in portable code: x = (32·n + j)·ln 2/32 + r with |r| ≤ ln 2/64,
- * so e^x = 2ⁿ·2^(j/32)·e^r, the first two from tables and e^r by its series up to r⁵.
+ * e^x several times as fast as Math.exp, which V8 computes in portable code: with i = 64·x cut to a whole number,
+ * e^x = e^(i/64)·e^(x − i/64), the first from a table and the second by its series up to the fourth power.
  */
-const LOG2E_32 = 32 / Math.LN2;
-/** ln 2/32 in two parts, so that i·LN2_32_HIGH is exact. */
-const LN2_32_HIGH = 0.02166084937925916;
-const LN2_32_LOW = 1.3239129268154012e-11;
-const LOWEST = -745.2;
-const HIGHEST = 709.79;
-const powers = Float64Array.from({ length: 2200 }, (_, i) => 2 ** (i - 1100));
-/** Twice 2^(j/32), with half the power of two, so that results up to the largest double do not overflow on the way. */
-const fractions = Float64Array.from({ length: 32 }, (_, j) => 2 ** (1 + j / 32));
+const LOWEST = -746;
+const HIGHEST = 710;
+const START = 64 * LOWEST;
+/** From 0 below the smallest double to infinity above the largest. */
+const powers = Float64Array.from({ length: 64 * HIGHEST - START + 1 }, (_, i) => Math.exp((START + i) / 64));
 
-/** e^x with a relative error below 4e-15 (where the result is a normal number). */
+/**
+ * e^x with a relative error below 8e-12 (where the result is a normal number), a 7,000th of what an f32
+ * rounds off. What lies outside the table is clamped to its ends, where 0 and infinity are: a loop around early returns of
+ * constants takes twice as long.
+ */
 export function fastExp(x: number): number {
-  if (!(x > LOWEST)) return Number.isNaN(x) ? x : 0;
-  if (x > HIGHEST) return Number.POSITIVE_INFINITY;
-  const i = Math.floor(x * LOG2E_32 + 0.5) | 0;
-  const r = x - i * LN2_32_HIGH - i * LN2_32_LOW;
-  const series = 1 + r * (1 + r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120)))));
-  return powers[(i >> 5) + 1099] * (fractions[i & 31] * series);
+  const clamped = x < LOWEST ? LOWEST : x > HIGHEST ? HIGHEST : x;
+  const i = (clamped * 64) | 0;
+  const r = clamped - i * (1 / 64);
+  const square = r * r;
+  return powers[i - START] * (1 + r + square * (1 / 2 + r * (1 / 6) + square * (1 / 24)));
 }

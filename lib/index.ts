@@ -17,7 +17,7 @@ export { type CpuOptions, createCpu } from "./backend/cpu/index.js";
 export { openDevice } from "./backend/index.js";
 export type { DType, TypedArray } from "./dtype.js";
 export { InputError } from "./errors.js";
-export { logSumExp } from "./logits.js";
+export { logprobOf, type RowStatistics, rowStatistics } from "./logits.js";
 export { attention } from "./ops/attention.js";
 export { concat } from "./ops/concat.js";
 export { embedding } from "./ops/embedding.js";
@@ -48,5 +48,6 @@ export {
   seedKey,
 } from "./random.js";
 export * from "./safetensors.js";
+export { checkSampling, lowestKept, type Sampling } from "./sampling.js";
 export type { Shape } from "./shape.js";
 export { fromHost, full, ones, Tensor, tensor, zeros } from "./tensor.js";

@@ -81,6 +81,7 @@ const tokenCounter = new Uint32Array(4);
  *
  * @param logits holds the `count` logits of one row from index `from`
  * @param temperature 0 takes the largest logit
+ * @param lowest tokens with smaller logits take no part; the noise of the others does not depend on it
  * @returns the token id, 0 … count−1
  */
 export function sampleGumbel(
@@ -89,12 +90,14 @@ export function sampleGumbel(
   count: number,
   temperature: number,
   key: Key,
+  lowest = Number.NEGATIVE_INFINITY,
 ): number {
   let token = argmax(logits, from, count);
   if (temperature === 0) return token;
   if (!(temperature > 0)) throw new Error(`sampleGumbel: temperature ${temperature} must be 0 or above`);
   let best = logits[from + token] / temperature + gumbel(token, key);
   for (let id = 0, block = -1; id < count; id++) {
+    if (logits[from + id] < lowest) continue;
     const logit = logits[from + id] / temperature;
     if (logit + MOST_NOISE < best) continue;
     if (id >>> 2 !== block) drawBlock((block = id >>> 2), key);

@@ -1,8 +1,10 @@
+import type { Sampling } from "../lib/index.js";
 import { KvCache } from "./kvCache.js";
 import type { Qwen } from "./qwen.js";
-import { type Completion, Sampler } from "./sampler.js";
+import type { Completion } from "./request.js";
+import { Sampler } from "./sampler.js";
 
-export interface GenerateOptions {
+export interface GenerateOptions extends Omit<Sampling, "temperature"> {
   /** Most tokens to draw for each prompt. */
   readonly maxTokens: number;
   /** 0 takes the most likely token. Default 1. */
@@ -25,7 +27,7 @@ export async function generate(
   prompts: readonly (readonly number[])[],
   options: GenerateOptions,
 ): Promise<Completion[]> {
-  const { maxTokens, temperature = 1, seed = 0, pageSize = 16 } = options;
+  const { maxTokens, temperature = 1, topK, topP, minP, seed = 0, pageSize = 16 } = options;
   const stopIds = new Set(options.stopIds ?? model.config.eosTokenIds);
   const contents = prompts.map((prompt) => withoutPadding(model, prompt));
   const pages = contents.reduce((sum, prompt) => sum + Math.ceil((prompt.length + maxTokens) / pageSize), 0);
@@ -35,7 +37,8 @@ export async function generate(
     return await Promise.all(
       contents.map(async (tokens, index) => {
         const site = { step: 0, task: index, sample: 0, turn: 0 };
-        const request = { sequence: cache.open(), tokens, stopIds, maxTokens, temperature, site };
+        const sampling = { temperature, topK, topP, minP };
+        const request = { ...sampling, sequence: cache.open(), tokens, stopIds, maxTokens, site };
         const completion = await sampler.generate(request);
         options.onCompletion?.(index, completion);
         return completion;

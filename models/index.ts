@@ -14,7 +14,8 @@ export {
   parameterSpecs,
 } from "./parameters.js";
 export { Qwen } from "./qwen.js";
-export { type Completion, type SampleRequest, Sampler } from "./sampler.js";
+export type { Completion, PrefillRequest, SampleRequest } from "./request.js";
+export { Sampler, type SamplerOptions } from "./sampler.js";
 export { type Scores, score } from "./score.js";
 export { MOST_STOPS, SlotDecoder, type SlotRequest, type SlotStart, type StepResult } from "./slotDecoder.js";
 export {
@@ -24,4 +25,5 @@ export {
   trainBpe,
   wordLevelTokenizer,
 } from "./tokenizer/index.js";
+export { type TextStream, textStream } from "./tokenizer/textStream.js";
 export { huggingFaceViews, type LoadOptions, loadQwen, readConfig, saveQwen, writeWhole } from "./weights.js";

@@ -1,109 +1,107 @@
 import {
   Arena,
+  checkSampling,
   type Key,
-  logSumExp,
-  type NoiseSite,
+  logprobOf,
+  lowestKept,
   noGrad,
   noiseKey,
+  rowStatistics,
   sampleGumbel,
   seedKey,
+  type Tensor,
   tensor,
 } from "../lib/index.js";
 import { pack } from "./batch.js";
-import type { CachedSequence, KvCache } from "./kvCache.js";
+import type { KvCache } from "./kvCache.js";
 import type { Qwen } from "./qwen.js";
+import { type Completion, type PrefillRequest, type SampleRequest, Task } from "./request.js";
+import { admit, planStep } from "./schedule.js";
 
-export interface SampleRequest {
-  /** The sequence's place in the cache; what is not there yet is computed first. */
-  readonly sequence: CachedSequence;
-  /** All tokens of the sequence so far. */
-  readonly tokens: readonly number[];
-  readonly stopIds: ReadonlySet<number>;
-  /** Most tokens to draw; at least 1. */
-  readonly maxTokens: number;
-  /** 0 takes the most likely token. */
-  readonly temperature: number;
-  /** Ends the request early, with what was drawn so far. */
-  readonly signal?: AbortSignal;
-  /** Called with each token as it is drawn. */
-  readonly onToken?: (id: number, logprob: number) => void;
-  /** Names the noise of this turn: the same site gives the same noise in every batch and on every backend. */
-  readonly site: Omit<NoiseSite, "position">;
-}
-
-export interface Completion {
-  /** Drawn tokens, the stop token included. */
-  readonly ids: readonly number[];
-  /** Natural-log probability of each, at the sampling temperature (at 1 for greedy decoding). */
-  readonly logprobs: readonly number[];
-  readonly stop: "stop" | "length" | "cancelled";
-}
-
-interface Task {
-  readonly request: SampleRequest;
-  /** Tokens known and not in the cache yet. */
-  pending: number[];
-  /** Pages set aside for what is still to come. */
-  reserved: number;
-  readonly ids: number[];
-  readonly logprobs: number[];
-  resolve(completion: Completion): void;
-  reject(error: unknown): void;
+export interface SamplerOptions {
+  readonly seed: number;
+  /** Most tokens in one forward pass: longer prompts are computed in chunks. Default 8192. */
+  readonly maxBatchTokens?: number;
+  /** Most sequences that are continued at once; the others wait. Default 1024. */
+  readonly maxBatch?: number;
 }
 
 /**
  * Draws tokens for many sequences at once, with continuous batching: requests join and leave at every step, so a
- * conversation that waits for its user takes no place in the batch.
+ * conversation that waits for its user takes no place in the batch. Requests start in the order in which they were made.
  */
 export class Sampler {
   readonly #key: Key;
+  readonly #maxBatchTokens: number;
+  readonly #maxBatch: number;
   readonly #active = new Set<Task>();
   readonly #waiting: Task[] = [];
   #running = false;
+  #steps = 0;
   /** Tokens drawn so far. */
   drawn = 0;
 
   constructor(
     readonly model: Qwen,
     readonly cache: KvCache,
-    readonly options: {
-      readonly seed: number;
-      /** Most tokens in one forward pass: longer prompts are computed in chunks. */
-      readonly maxBatchTokens?: number;
-    },
+    readonly options: SamplerOptions,
   ) {
-    this.#key = seedKey(options.seed);
+    const { seed, maxBatchTokens = 8192, maxBatch = 1024 } = options;
+    if (!(maxBatchTokens >= 1 && maxBatch >= 1)) {
+      throw new Error(`Sampler: maxBatchTokens ${maxBatchTokens} and maxBatch ${maxBatch} must be at least 1`);
+    }
+    this.#key = seedKey(seed);
+    this.#maxBatchTokens = Math.floor(maxBatchTokens);
+    this.#maxBatch = maxBatch;
   }
 
   /**
    * Continues a sequence until a stop token or `maxTokens`.
+   * @throws InputError where temperature, topK, topP or minP is out of its range.
    * @throws where the sequence could get longer than the model or the cache allows, or is being continued already.
    */
   generate(request: SampleRequest): Promise<Completion> {
-    const { sequence, tokens, maxTokens } = request;
-    if (tokens.length === 0 || maxTokens < 1) {
+    const { tokens, maxTokens } = request;
+    if (tokens.length === 0 || !(maxTokens >= 1)) {
       throw new Error(`generate: ${tokens.length} tokens and maxTokens ${maxTokens}; it needs at least one of each`);
     }
+    checkSampling(request);
+    this.#check("generate", request, maxTokens);
+    return this.#enqueue(request, request);
+  }
+
+  /**
+   * Brings tokens into the cache and draws none, so that sequences can be forked that start with them.
+   * @throws as `generate` does.
+   */
+  async prefill(request: PrefillRequest): Promise<void> {
+    this.#check("prefill", request, 1);
+    await this.#enqueue(request, undefined);
+  }
+
+  #check(what: string, { sequence, tokens }: PrefillRequest, maxTokens: number): void {
     if (tokens.length <= sequence.length) {
-      throw new Error(
-        `generate: all ${tokens.length} tokens are in the cache already; evict the sequence or give more`,
-      );
+      throw new Error(`${what}: all ${tokens.length} tokens are in the cache already; evict the sequence or give more`);
     }
     const limit = this.model.config.maxPositions;
     if (tokens.length + maxTokens > limit) {
-      throw new Error(`generate: ${tokens.length} tokens and ${maxTokens} more exceed the model's ${limit} positions`);
+      throw new Error(`${what}: ${tokens.length} tokens and ${maxTokens} more exceed the model's ${limit} positions`);
     }
     const { pages, pageSize } = this.cache.options;
     if (Math.ceil((tokens.length + maxTokens - 1) / pageSize) > pages) {
       throw new Error(
-        `generate: ${tokens.length} tokens and ${maxTokens} more do not fit the cache of ${pages} pages of ${pageSize}`,
+        `${what}: ${tokens.length} tokens and ${maxTokens} more do not fit the cache of ${pages} pages of ${pageSize}`,
       );
     }
-    if ([...this.#active, ...this.#waiting].some((task) => task.request.sequence === sequence)) {
-      throw new Error("generate: this sequence is being continued already; await that first, or open another");
+    if (!this.cache.isOpen(sequence)) throw new Error(`${what}: this sequence was closed, or is another cache's`);
+    if (sequence.target > 0 || this.#waiting.some((task) => task.request.sequence === sequence)) {
+      throw new Error(`${what}: this sequence is being continued already; await that first, or open another`);
     }
+  }
+
+  #enqueue(request: PrefillRequest, drawing: SampleRequest | undefined): Promise<Completion> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ request, pending: [], reserved: 0, ids: [], logprobs: [], resolve, reject });
+      this.#waiting.push(new Task(request, drawing, resolve, reject));
       void this.#run();
     });
   }
@@ -115,119 +113,119 @@ export class Sampler {
     await nextTurn();
     try {
       while (this.#active.size + this.#waiting.length > 0) {
-        this.#dropCancelled();
+        this.#endInterrupted();
+        this.cache.useWeights(this.model.parameters);
         this.#admit();
         if (this.#active.size > 0) await this.#step();
         await nextTurn();
       }
     } catch (error) {
-      for (const task of [...this.#active, ...this.#waiting.splice(0)]) task.reject(error);
-      this.#active.clear();
+      for (const task of [...this.#active]) {
+        this.#leave(task);
+        // A pass that failed half-way may not have written what the cache counts.
+        this.cache.evict(task.request.sequence);
+        task.reject(error);
+      }
+      for (const task of this.#waiting.splice(0)) task.reject(error);
     } finally {
       this.#running = false;
     }
   }
 
-  #dropCancelled(): void {
-    const cancelled = [...this.#active, ...this.#waiting].filter(({ request }) => request.signal?.aborted);
-    for (const task of cancelled) {
-      this.#active.delete(task);
-      const at = this.#waiting.indexOf(task);
-      if (at >= 0) this.#waiting.splice(at, 1);
-      task.resolve({ ids: task.ids, logprobs: task.logprobs, stop: "cancelled" });
+  #endInterrupted(): void {
+    for (const task of [...this.#active, ...this.#waiting]) {
+      const stop = task.interrupted;
+      if (stop) this.#settle(task, stop);
     }
+  }
+
+  #settle(task: Task, stop: Completion["stop"]): void {
+    this.#leave(task);
+    task.resolve(task.completion(stop));
+  }
+
+  #leave(task: Task): void {
+    const at = this.#waiting.indexOf(task);
+    if (at >= 0) this.#waiting.splice(at, 1);
+    if (this.#active.delete(task)) task.request.sequence.target = 0;
   }
 
   /** Starts waiting requests, first come first served, while the cache has room for all they may still need. */
   #admit(): void {
-    while (this.#waiting.length > 0) {
+    let promised = this.cache.pagesPromised;
+    while (this.#waiting.length > 0 && this.#active.size < this.#maxBatch) {
       const [task] = this.#waiting;
-      const { sequence, tokens, maxTokens } = task.request;
-      const needed = this.cache.pagesNeeded(sequence, tokens.length - sequence.length + maxTokens - 1);
-      if (!this.#makeRoom(needed, sequence)) break;
+      const { sequence } = task.request;
+      if (!this.cache.isOpen(sequence)) {
+        this.#leave(task);
+        task.reject(new Error("generate: the sequence was closed while the request waited"));
+        continue;
+      }
+      if (!admit(this.cache, sequence, task.target, promised)) break;
+      promised += this.cache.pagesNeeded(sequence, task.target - sequence.length);
       this.#waiting.shift();
-      task.pending = tokens.slice(sequence.length);
-      task.reserved = needed + sequence.pages.length;
       this.#active.add(task);
     }
   }
 
-  /** Evicts idle sequences, which are computed again when they go on, until `needed` pages are free. */
-  #makeRoom(needed: number, sequence: CachedSequence): boolean {
-    const busy = new Set([...this.#active].map((task) => task.request.sequence));
-    const promised = [...this.#active].reduce(
-      (sum, task) => sum + task.reserved - task.request.sequence.pages.length,
-      0,
-    );
-    for (const idle of this.cache.sequences) {
-      if (this.cache.freePages - promised >= needed) break;
-      if (idle !== sequence && !busy.has(idle)) this.cache.evict(idle);
-    }
-    return this.cache.freePages - promised >= needed;
-  }
-
   /** One forward pass: a token of every sequence that decodes, and as much of the prompts as the budget allows. */
   async #step(): Promise<void> {
-    const { model, cache } = this;
-    let budget = this.options.maxBatchTokens ?? 8192;
-    const work: { task: Task; ids: number[] }[] = [];
-    for (const task of [...this.#active].sort((a, b) => a.pending.length - b.pending.length)) {
-      const ids = task.pending.slice(0, budget);
-      if (ids.length === 0) break;
-      budget -= ids.length;
-      work.push({ task, ids });
-    }
+    const work = planStep(this.#active, this.#maxBatchTokens);
+    this.#steps++;
+    for (const { task } of work) task.served = this.#steps;
     using arena = new Arena();
-    const drawing: { task: Task; row: number }[] = [];
-    const logits = arena.run(() =>
-      noGrad(() => {
-        const sequences = work.map(({ task }) => task.request.sequence);
-        const starts = sequences.map((sequence) => sequence.length);
-        const batch = pack(
-          work.map(({ ids }) => ids),
-          model.backend,
-          starts,
-        );
-        const hidden = model.forwardCached(
-          batch,
-          cache.extend(
-            sequences,
-            work.map(({ ids }) => ids.length),
-          ),
-        );
-        work.forEach(({ task, ids }, s) => {
-          task.pending = task.pending.slice(ids.length);
-          if (task.pending.length === 0) drawing.push({ task, row: batch.offsets[s + 1] - 1 });
-        });
-        if (drawing.length === 0) return undefined;
-        const rows = Int32Array.from(drawing, ({ row }) => row);
-        return model.logits(hidden.gatherRows(tensor(rows, { backend: model.backend, dtype: "i32" })));
-      }),
-    );
+    const logits = arena.run(() => noGrad(() => this.#forward(work)));
+    const drawing: Task[] = [];
+    for (const { task } of work) {
+      if (task.pending > 0) continue;
+      if (task.drawing) drawing.push(task);
+      else this.#settle(task, "length");
+    }
     if (!logits) return;
-    const values = (await logits.data()) as Float32Array;
-    drawing.forEach(({ task }, i) => {
-      this.#draw(task, values, i * model.config.vocabSize);
+    const values = (await logits.data()) as Float32Array | Float64Array;
+    drawing.forEach((task, i) => {
+      this.#draw(task, task.drawing!, values, i * this.model.config.vocabSize);
     });
   }
 
-  #draw(task: Task, logits: Float32Array, from: number): void {
-    const { request, ids, logprobs } = task;
+  /** Logits after the last token of each sequence that gets one drawn, in the order of the work. */
+  #forward(work: readonly { readonly task: Task; readonly count: number }[]): Tensor | undefined {
+    const { model, cache } = this;
+    const sequences = work.map(({ task }) => task.request.sequence);
+    const starts = sequences.map(({ length }) => length);
+    const ids = work.map(({ task, count }, s) => task.known.slice(starts[s], starts[s] + count));
+    const batch = pack(ids, model.backend, starts);
+    const step = cache.extend(
+      sequences,
+      work.map(({ count }) => count),
+    );
+    const hidden = model.forwardCached(batch, step);
+    const rows = work.flatMap(({ task }, s) => (task.drawing && task.pending === 0 ? [batch.offsets[s + 1] - 1] : []));
+    if (rows.length === 0) return undefined;
+    return model.logits(hidden.gatherRows(tensor(Int32Array.from(rows), { backend: model.backend, dtype: "i32" })));
+  }
+
+  #draw(task: Task, request: SampleRequest, logits: Float32Array | Float64Array, from: number): void {
+    const { known, logprobs } = task;
     const { vocabSize } = this.model.config;
-    const noise = noiseKey(this.#key, { ...request.site, position: request.sequence.length });
-    const id = sampleGumbel(logits, from, vocabSize, request.temperature, noise);
-    const temperature = request.temperature || 1;
-    ids.push(id);
-    logprobs.push(logits[from + id] / temperature - logSumExp(logits, from, vocabSize, temperature));
+    const noise = noiseKey(this.#key, { ...request.site, position: known.length });
+    const lowest = lowestKept(logits, from, vocabSize, request);
+    const id = sampleGumbel(logits, from, vocabSize, request.temperature, noise, lowest);
+    const scale = 1 / (request.temperature || 1);
+    const exact = logprobOf(logits[from + id], rowStatistics(logits, from, vocabSize, scale), scale);
+    const logprob = logits instanceof Float64Array ? exact : Math.fround(exact);
+    known.push(id);
+    logprobs.push(logprob);
     this.drawn++;
-    request.onToken?.(id, logprobs.at(-1)!);
-    const stopped = request.stopIds.has(id);
-    if (stopped || ids.length >= request.maxTokens) {
-      this.#active.delete(task);
-      task.resolve({ ids, logprobs, stop: stopped ? "stop" : "length" });
-    } else {
-      task.pending = [id];
+    try {
+      request.onToken?.(id, logprob);
+    } catch (error) {
+      this.#leave(task);
+      task.reject(error);
+      return;
     }
+    if (request.stopIds.has(id)) this.#settle(task, "stop");
+    else if (logprobs.length >= request.maxTokens) this.#settle(task, "length");
   }
 }
 

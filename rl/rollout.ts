@@ -1,5 +1,13 @@
 import { InputError } from "../lib/index.js";
-import { type ChatRenderer, type Completion, KvCache, type Message, type Qwen, Sampler } from "../models/index.js";
+import {
+  type CachedSequence,
+  type ChatRenderer,
+  type Completion,
+  KvCache,
+  type Message,
+  type Qwen,
+  Sampler,
+} from "../models/index.js";
 import type { Environment, Episode } from "./environment.js";
 import type { StopReason, Trajectory, Turn } from "./trajectory.js";
 
@@ -63,11 +71,37 @@ export async function rollout(options: RolloutOptions): Promise<Rollout> {
   const cache = new KvCache(policy.config, { backend: policy.backend, dtype: policy.dtype, pages, pageSize });
   try {
     const sampler = new Sampler(policy, cache, { seed: options.seed });
-    const trajectories = await Promise.all(items.map((item) => converse(item, options, sampler)));
+    const openings = sharedOpenings(sampler, items);
+    const trajectories = await Promise.all(items.map((item) => converse(item, options, sampler, openings)));
     return { trajectories, drawn: sampler.drawn, seconds: (performance.now() - started) / 1000 };
   } finally {
     cache.dispose();
   }
+}
+
+/** A new sequence for a conversation that opens with these tokens. */
+type Openings = (task: number, tokens: readonly number[]) => Promise<CachedSequence>;
+
+/**
+ * The samples of a task that open alike share what the cache has of the opening: it is computed once and forked, all but
+ * its last token, after which each draws its own.
+ */
+function sharedOpenings(sampler: Sampler, items: readonly RolloutItem[]): Openings {
+  const samples = new Map<number, number>();
+  for (const { task } of items) samples.set(task, (samples.get(task) ?? 0) + 1);
+  const shared = new Map<string, Promise<CachedSequence>>();
+  const compute = async (tokens: readonly number[]) => {
+    const sequence = sampler.cache.open();
+    await sampler.prefill({ sequence, tokens });
+    return sequence;
+  };
+  return async (task, tokens) => {
+    if (samples.get(task) === 1 || tokens.length < 2) return sampler.cache.open();
+    const key = `${task}: ${tokens.join(" ")}`;
+    const opening = shared.get(key) ?? compute(tokens.slice(0, -1));
+    shared.set(key, opening);
+    return sampler.cache.fork(await opening);
+  };
 }
 
 /** A conversation as it grows. */
@@ -82,10 +116,15 @@ interface Record {
 /** What the simulated user or a metric gave, or why it failed. */
 type Attempt<T> = { readonly value: T } | { readonly failure: string };
 
-async function converse(item: RolloutItem, options: RolloutOptions, sampler: Sampler): Promise<Trajectory> {
+async function converse(
+  item: RolloutItem,
+  options: RolloutOptions,
+  sampler: Sampler,
+  openings: Openings,
+): Promise<Trajectory> {
   const { environment, split = "train", seed } = options;
   const record: Record = { messages: [], tokens: [], logprobs: [], turns: [] };
-  const sequence = sampler.cache.open();
+  let sequence: CachedSequence | undefined;
   try {
     const begun = await attempt(() => environment.begin(item.task, { split, sample: item.sample, seed }));
     if ("failure" in begun) return finish(item, record, "failed", begun);
@@ -93,22 +132,24 @@ async function converse(item: RolloutItem, options: RolloutOptions, sampler: Sam
     const ended = await talk(
       episode,
       record,
-      (tokens, maxTokens) =>
-        sampler.generate({
+      async (tokens, maxTokens) => {
+        sequence ??= await openings(item.task, tokens);
+        return sampler.generate({
           sequence,
           tokens,
           maxTokens,
           stopIds: new Set([...options.chat.stopIds, ...options.policy.config.eosTokenIds]),
           temperature: options.temperature,
           site: { step: options.step ?? 0, ...item, turn: record.turns.length },
-        }),
+        });
+      },
       options,
     );
     if ("failure" in ended) return finish(item, record, "failed", ended);
     const scored = await attempt(() => episode.score(record.messages));
     return { ...finish(item, record, ended.value, scored), usefulTurn: episode.usefulTurn?.(record.messages) };
   } finally {
-    sampler.cache.close(sequence);
+    if (sequence) sampler.cache.close(sequence);
   }
 }
 

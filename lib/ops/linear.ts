@@ -51,10 +51,10 @@ function weightGradient(dy: Tensor, x: Tensor, weight: Tensor): Tensor {
   return wideGradient(weight, kernels.matmulWide(dy, x, spec, weight.grad));
 }
 
-/** x·Wᵀ in f32 (f64 for f64), not rounded to x's dtype where the backend can: logits to sample from. No gradient. */
+/** x·Wᵀ in f32 (f64 for f64), not rounded to x's dtype: logits to sample from. No gradient. */
 export function linearWide(x: Tensor, weight: Tensor): Tensor {
   const kernels = fusedKernels(x, "matmulWide");
-  if (!kernels || x.dtype === wide(x)) return noGrad(() => linear(x, weight).to(wide(x)));
+  if (!kernels || x.dtype === wide(x)) return noGrad(() => linear(x.to(wide(x)), weight.to(wide(x))));
   alive("linearWide", x, weight);
   const [[m, k], [n]] = [x.shape, weight.shape];
   if (x.rank !== 2 || !sameShape(weight.shape, [n, k]) || weight.dtype !== x.dtype) {

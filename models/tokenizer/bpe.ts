@@ -63,6 +63,13 @@ export class BpeTokenizer implements Tokenizer {
     return utf8.decode(text);
   }
 
+  bytes(id: number): Uint8Array {
+    const { bytes, byteStarts } = this.#model;
+    return id in this.#isSpecial && !this.#isSpecial[id]
+      ? bytes.slice(byteStarts[id], byteStarts[id + 1])
+      : new Uint8Array();
+  }
+
   save(directory: string): Promise<void> {
     return writeTokenizerFiles(this.#files, directory);
   }

@@ -6,7 +6,14 @@ import { readTokenizerConfig, type TokenizerFiles, writeTokenizerFiles } from ".
 import type { Tokenizer, TokenizerConfig } from "./tokenizer.js";
 
 /** Types of pieces, from sentencepiece_model.proto. */
+const NORMAL = 1;
 const CONTROL = 3;
+const BYTE = 6;
+
+/** How pieces spell a blank. */
+const BLANK = "\u2581";
+
+const utf8 = new TextEncoder();
 
 /** SentencePiece (`tokenizer.model`) through `sentencepiece-js`; only control pieces are special tokens. */
 class SentencePieceTokenizer implements Tokenizer {
@@ -17,6 +24,10 @@ class SentencePieceTokenizer implements Tokenizer {
   readonly #processor: SentencePieceProcessor;
   readonly #splitSpecial: Splitter;
   readonly #controls: ReadonlyMap<number, string>;
+  /** The byte of each piece such as `<0xE2>`. */
+  readonly #byteIds: ReadonlyMap<number, number>;
+  /** A piece that can stand before another. */
+  readonly #before: number;
 
   constructor(pieces: readonly Piece[], processor: SentencePieceProcessor, files: TokenizerFiles) {
     const controls = pieces.flatMap(({ text, type }, id): [string, number][] => (type === CONTROL ? [[text, id]] : []));
@@ -27,6 +38,12 @@ class SentencePieceTokenizer implements Tokenizer {
     this.#processor = processor;
     this.#splitSpecial = splitter(this.specialTokens);
     this.#controls = new Map(controls.map(([text, id]) => [id, text]));
+    this.#byteIds = new Map(
+      pieces.flatMap(({ text, type }, id): [number, number][] =>
+        type === BYTE ? [[id, Number(text.slice(1, -1))]] : [],
+      ),
+    );
+    this.#before = pieces.findIndex(({ text, type }) => type === NORMAL && text !== BLANK);
   }
 
   /** SentencePiece puts its word boundary before each stretch of text between special tokens. */
@@ -50,6 +67,15 @@ class SentencePieceTokenizer implements Tokenizer {
       }
     }
     return text + this.#processor.decodeIds(plain);
+  }
+
+  bytes(id: number, { first = false }: { first?: boolean } = {}): Uint8Array {
+    if (!(id >= 0 && id < this.vocabSize) || this.#controls.has(id)) return new Uint8Array();
+    const byte = this.#byteIds.get(id);
+    if (byte !== undefined) return Uint8Array.of(byte);
+    if (first || this.#before < 0) return utf8.encode(this.#processor.decodeIds([id]));
+    const before = this.#processor.decodeIds([this.#before]);
+    return utf8.encode(this.#processor.decodeIds([this.#before, id]).slice(before.length));
   }
 
   save(directory: string): Promise<void> {

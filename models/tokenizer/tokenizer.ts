@@ -22,6 +22,11 @@ export interface Tokenizer {
    * unless `specialTokens: true`.
    */
   decode(ids: Iterable<number>, options?: { specialTokens?: boolean }): string;
+  /**
+   * UTF-8 bytes that a token adds to decoded text, which may begin and end inside a character; none for special tokens and
+   * ids without a token. `first` is whether no text stands before it: word-level and SentencePiece put no blank there.
+   */
+  bytes(id: number, options?: { first?: boolean }): Uint8Array;
   /** Writes the tokenizer's files into a Hugging Face model folder. */
   save(directory: string): Promise<void>;
 }

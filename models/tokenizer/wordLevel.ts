@@ -20,6 +20,8 @@ import { SPACES } from "./unicode.js";
 
 const spaces = new RegExp(`[${String.fromCodePoint(...codePoints(SPACES))}]+`);
 
+const utf8 = new TextEncoder();
+
 /** One token per word between white space; what the vocabulary lacks is the unknown token. Decoding joins with blanks. */
 export class WordLevelTokenizer implements Tokenizer {
   readonly vocabSize: number;
@@ -75,6 +77,12 @@ export class WordLevelTokenizer implements Tokenizer {
     return Array.from(ids, (id) => this.#tokens[id])
       .filter((token) => token !== undefined && (specialTokens || !this.specialTokens.has(token)))
       .join(" ");
+  }
+
+  bytes(id: number, { first = false }: { first?: boolean } = {}): Uint8Array {
+    const token = this.#tokens[id];
+    const isText = token !== undefined && !this.specialTokens.has(token);
+    return utf8.encode(isText ? `${first ? "" : " "}${token}` : "");
   }
 
   save(directory: string): Promise<void> {

@@ -1,28 +1,54 @@
-import { InputError, openDevice } from "../../lib/index.js";
-import { chatRenderer, generate, loadQwen, loadTokenizer } from "../../models/index.js";
-import { dtypeOption } from "./dtype.js";
+import { InputError } from "../../lib/index.js";
+import { chatRenderer, generate } from "../../models/index.js";
+import { planBatch, runBatch } from "../serve/batch.js";
+import { Engine } from "../serve/engine.js";
+import { type ModelOptions, openModel } from "./model.js";
+import { numberOption, optionalNumber } from "./number.js";
 
 const DEFAULT_TOKENS = 256;
 
-export async function generateCommand(options: {
-  readonly model: string;
+/** What is asked for once, or line by line. */
+interface GenerateOptions extends ModelOptions {
   readonly prompt?: string;
   readonly message?: string;
   readonly system?: string;
+  readonly input?: string;
+  readonly output?: string;
+  readonly resume?: boolean;
+  readonly maxBatch: string;
   readonly maxTokens?: string;
   readonly temperature: string;
   readonly seed: string;
-  readonly device: string;
-  readonly dtype: string;
-}): Promise<void> {
+}
+
+/** The options that both ways share, read. */
+interface Settings {
+  readonly maxTokens?: number;
+  readonly temperature: number;
+  readonly seed: number;
+}
+
+/** Continues a prompt, answers a message, or does either for every line of a file. */
+export async function generateCommand(options: GenerateOptions): Promise<void> {
+  const { prompt, message, input, output, resume, system } = options;
+  const sources = [prompt, message, input].filter((source) => source !== undefined);
+  if (sources.length !== 1) throw new InputError("give one of --prompt, --message and --input");
+  if ((input === undefined) !== (output === undefined)) throw new InputError("give --input and --output together");
+  if (resume && input === undefined) throw new InputError("--resume is for --input and --output");
+  if (system !== undefined && input !== undefined)
+    throw new InputError("--system is for --message; give it in the lines");
+  const settings: Settings = {
+    maxTokens: optionalNumber("--max-tokens", options.maxTokens, { least: 1 }),
+    temperature: numberOption("--temperature", options.temperature, { least: 0, whole: false }),
+    seed: numberOption("--seed", options.seed, { least: 0 }),
+  };
+  await (input === undefined ? generateOne : generateBatch)(options, settings);
+}
+
+async function generateOne(options: GenerateOptions, settings: Settings): Promise<void> {
   const { prompt, message, system } = options;
-  if ((prompt === undefined) === (message === undefined)) throw new InputError("give one of --prompt and --message");
-  const given = options.maxTokens === undefined ? undefined : number("--max-tokens", options.maxTokens, 1);
-  const temperature = number("--temperature", options.temperature, 0);
-  const seed = number("--seed", options.seed, 0);
-  const tokenizer = await loadTokenizer(options.model);
-  const backend = await openDevice(options.device);
-  const model = await loadQwen(options.model, { backend, dtype: dtypeOption(options.dtype, backend) });
+  const { maxTokens: given, temperature, seed } = settings;
+  const { backend, model, tokenizer } = await openModel(options);
   const chat = message === undefined ? undefined : chatRenderer(tokenizer);
   const tokens = chat
     ? chat.open([
@@ -44,11 +70,17 @@ export async function generateCommand(options: {
   backend.close();
 }
 
-function number(name: string, text: string, lowest: number): number {
-  const value = Number(text);
-  const isCount = name !== "--temperature";
-  if (text.trim() === "" || !Number.isFinite(value) || value < lowest || (isCount && !Number.isInteger(value))) {
-    throw new InputError(`${name} is '${text}'; give a ${isCount ? "whole " : ""}number of at least ${lowest}`);
-  }
-  return value;
+async function generateBatch(options: GenerateOptions, settings: Settings): Promise<void> {
+  const { input, output, resume = false } = options;
+  const maxBatch = numberOption("--max-batch", options.maxBatch, { least: 1, most: 4096 });
+  const plan = await planBatch({ input: input!, output: output!, resume });
+  const { backend, model, tokenizer } = await openModel(options);
+  const engine = new Engine({ model, tokenizer, maxBatch });
+  const { maxTokens, temperature, seed } = settings;
+  const failed = await runBatch(engine, plan, { sampling: { temperature }, maxTokens, seed });
+  engine.dispose();
+  backend.close();
+  if (failed === 0) return;
+  process.stderr.write(`itpo: ${failed} of ${plan.total} lines failed; ${output} says why\n`);
+  process.exitCode = 1;
 }

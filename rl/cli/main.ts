@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { InputError } from "../../lib/errors.js";
 
 const { version, description } = JSON.parse(
@@ -37,17 +37,52 @@ program
 
 program
   .command("generate")
-  .description("continue a prompt, or answer a message")
+  .description("continue a prompt, answer a message, or do so for every line of a file")
   .requiredOption("--model <folder>", "Hugging Face model folder")
   .option("--prompt <text>", "text to continue as it stands")
   .option("--message <text>", "user message to answer, in the model's chat format")
   .option("--system <text>", "system message before it")
+  .option("--input <file>", 'JSON lines: {"prompt": …} or {"messages": […]}, with id, max_tokens, temperature, seed, n')
+  .option("--output <file>", "where the answers to them go, one line each, in the same order")
+  .option("--resume", "leave out the lines that the output has already")
+  .option("--max-batch <n>", "most lines in flight", "64")
   .option("--max-tokens <n>", "most tokens to draw (default: 256, or what the model has room for)")
   .option("--temperature <t>", "0 takes the most likely token", "1")
   .option("--seed <n>", "seed of the noise", "0")
   .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
   .option("--dtype <type>", "f32 or bf16, of weights and activations", "f32")
   .action(async (options) => (await import("./generate.js")).generateCommand(options));
+
+program
+  .command("chat")
+  .description("a conversation at the terminal, or with the lines that are piped in")
+  .requiredOption("--model <folder>", "Hugging Face model folder")
+  .option("--system <text>", "system message before it")
+  .option("--max-tokens <n>", "most tokens of an answer", "1024")
+  .option("--context <n>", "most tokens of a conversation (default: 8192, or what the model allows)")
+  .option("--temperature <t>", "0 takes the most likely token", "1")
+  .option("--top-p <p>", "draw among the most likely tokens that together have this probability")
+  .option("--seed <n>", "seed of the noise (default: another each time)")
+  .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
+  .option("--dtype <type>", "f32 or bf16, of weights and activations", "f32")
+  .action(async (options) => (await import("./chat.js")).chatCommand(options));
+
+program
+  .command("serve")
+  .description("an OpenAI-compatible server")
+  .requiredOption("--model <folder>", "Hugging Face model folder")
+  .option("--name <name>", "what requests call the model (default: the folder's name)")
+  .option("--host <address>", "any but a loopback address needs an API key", "127.0.0.1")
+  .option("--port <n>", "0 takes any that is free", "8000")
+  .addOption(new Option("--api-key <key>", "what requests must bring").env("ITPO_API_KEY"))
+  .option("--max-batch <n>", "most answers drawn at once", "64")
+  .option("--max-queue <n>", "most requests that wait for them; the next is told to come again", "256")
+  .option("--max-tokens <n>", "most tokens of an answer whose request does not say", "1024")
+  .option("--context <n>", "most tokens of a conversation (default: what the model allows)")
+  .option("--cache <GiB>", "most memory for keys and values, though at least one whole context", "1")
+  .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
+  .option("--dtype <type>", "f32 or bf16, of weights and activations", "f32")
+  .action(async (options) => (await import("./serve.js")).serveCommand(options));
 
 program
   .command("score")

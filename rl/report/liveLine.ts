@@ -2,6 +2,8 @@ import { formatDuration } from "./format.js";
 
 /** What the live line shows. */
 export interface LiveStatus {
+  /** What a step is called. Default "step". */
+  readonly unit?: string;
   /** Steps done, of `steps`. */
   readonly step: number;
   readonly steps: number;
@@ -16,8 +18,8 @@ export interface LiveStatus {
  * `columns`, values are left out from the right until it fits; step and time left stay.
  */
 export function formatLiveLine(status: LiveStatus, columns = Number.POSITIVE_INFINITY): string {
-  const { step, steps, values = {}, tokensPerSecond, secondsLeft } = status;
-  const start = `step ${String(step).padStart(String(steps).length)}/${steps}`;
+  const { unit = "step", step, steps, values = {}, tokensPerSecond, secondsLeft } = status;
+  const start = `${unit} ${String(step).padStart(String(steps).length)}/${steps}`;
   const end = secondsLeft === undefined ? [] : [`${formatDuration(secondsLeft)} left`];
   const middle = Object.entries(values).flatMap(([name, value]) =>
     value === undefined ? [] : [`${name} ${formatValue(value)}`],

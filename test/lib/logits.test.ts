@@ -1,10 +1,26 @@
 import test from "ava";
-import { logSumExp } from "../../lib/logits.js";
+import { logprobOf, rowStatistics } from "../../lib/logits.js";
 
-test("logSumExp sums a part of an array, at any temperature, without overflow", (t) => {
-  const close = (actual: number, expected: number) => t.true(Math.abs(actual - expected) < 1e-12, `${actual}`);
-  close(logSumExp([9, 0, Math.log(3), 9], 1, 2), Math.log(4));
-  close(logSumExp([2, 4], 0, 2, 2), Math.log(Math.E + Math.E ** 2));
-  close(logSumExp(Float32Array.of(1000, 1000), 0, 2), 1000 + Math.log(2));
-  close(logSumExp([Number.NEGATIVE_INFINITY, 1], 0, 2), 1);
+test("statistics of a part of an array, at any scale, without overflow", (t) => {
+  const close = (actual: number, expected: number) => t.true(Math.abs(actual - expected) < 1e-10, `${actual}`);
+  const logSumExp = (logits: ArrayLike<number>, from: number, count: number, scale: number) => {
+    const { best, log } = rowStatistics(logits, from, count, scale);
+    return scale * best + log;
+  };
+  close(logSumExp([9, 0, Math.log(3), 9], 1, 2, 1), Math.log(4));
+  close(logSumExp([2, 4], 0, 2, 0.5), Math.log(Math.E + Math.E ** 2));
+  close(logSumExp(Float32Array.of(1000, 1000), 0, 2, 1), 1000 + Math.log(2));
+  close(logSumExp([Number.NEGATIVE_INFINITY, 1], 0, 2, 1), 1);
+});
+
+test("log-probabilities and entropy of a distribution", (t) => {
+  const logits = [1, 3, 2, 1].map((weight) => 2 * Math.log(weight));
+  const row = rowStatistics(logits, 0, 4, 0.5);
+  const probabilities = logits.map((logit) => Math.exp(logprobOf(logit, row, 0.5)));
+  [1 / 7, 3 / 7, 2 / 7, 1 / 7].forEach((p, i) => {
+    t.true(Math.abs(probabilities[i] - p) < 1e-10);
+  });
+  const entropy = -probabilities.reduce((sum, p) => sum + p * Math.log(p), 0);
+  t.true(Math.abs(row.entropy - entropy) < 1e-10);
+  t.is(rowStatistics([0, Number.NEGATIVE_INFINITY], 0, 2, 1).entropy, 0);
 });

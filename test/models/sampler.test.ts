@@ -238,7 +238,7 @@ test("when a forward pass fails, every request fails with it and none hangs", as
   const requests = [1, 2, 3].map((task) => sampler.generate(request(sampler, task, prompt(task, 8), 5)));
   sampler.cache.dispose();
   for (const outcome of await Promise.allSettled(requests)) t.is(outcome.status, "rejected");
-  await t.throwsAsync(sampler.generate(request(sampler, 4, prompt(1, 8), 5)), { message: /was freed/ });
+  await t.throwsAsync(sampler.generate(request(sampler, 4, prompt(1, 8), 5)), { message: /was disposed of/ });
 });
 
 test("sampling leaves nothing behind", async (t) => {
@@ -258,4 +258,100 @@ test("generate reports each completion once, by the prompt's index", async (t) =
   };
   const completions = await generate(model, [prompt(1, 9), prompt(2, 4), prompt(3, 2)], options);
   t.deepEqual(new Map(completions.entries()), new Map([...seen].sort()));
+});
+
+test.serial("a deadline ends a request with what was drawn so far, whether it runs or waits", async (t) => {
+  const sampler = samplerOf(model, { pages: 10, pageSize: 4 });
+  const drawn: number[] = [];
+  const running = request(sampler, 1, prompt(1, 6), 30);
+  const deadline = performance.now() + 500;
+  const onToken = (id: number) => {
+    drawn.push(id);
+    while (drawn.length === 3 && performance.now() < deadline);
+  };
+  const completions = await Promise.all([
+    sampler.generate({ ...running, deadline, onToken }),
+    sampler.generate({ ...request(sampler, 2, prompt(2, 6), 30), deadline }),
+  ]);
+  t.deepEqual(
+    completions.map(({ stop }) => stop),
+    ["deadline", "deadline"],
+  );
+  t.is(drawn.length, 3);
+  t.deepEqual(completions[0].ids, drawn);
+  t.deepEqual(completions[1].ids, []);
+  sampler.cache.reset();
+  t.is(sampler.cache.freePages, 10);
+});
+
+test("filters cut what is drawn, and the log-prob stays that of the whole distribution", async (t) => {
+  const tokens = prompt(4, 6);
+  const options = { maxTokens: 12, stopIds: [], seed: 3 };
+  const [greedy] = await generate(model, [tokens], { ...options, temperature: 0 });
+  for (const cut of [{ topK: 1 }, { topP: 1e-9 }, { minP: 1 }]) {
+    const [{ ids, logprobs }] = await generate(model, [tokens], { ...options, ...cut });
+    t.deepEqual(ids, greedy.ids);
+    t.true(maxDifference(logprobs, greedy.logprobs) < 1e-5);
+  }
+  const [free] = await generate(model, [tokens], options);
+  t.deepEqual((await generate(model, [tokens], { ...options, topK: 61, topP: 1, minP: 0 }))[0].ids, free.ids);
+  await t.throwsAsync(generate(model, [tokens], { ...options, topP: 0 }), { message: /topP is 0; it must be above 0/ });
+});
+
+test("a prompt that is computed once and forked is continued as if each had computed it", async (t) => {
+  for (const length of [1, 4, 5, 11]) {
+    const [shared, apart] = [samplerOf(model), samplerOf(model)];
+    const tokens = prompt(length, length + 1);
+    const opening = shared.cache.open();
+    await shared.prefill({ sequence: opening, tokens: tokens.slice(0, -1) });
+    const samples = [1, 2, 3, 4];
+    const forked = await Promise.all(
+      samples.map((task) =>
+        shared.generate({ ...request(shared, task, tokens, 7), sequence: shared.cache.fork(opening) }),
+      ),
+    );
+    const alone = await Promise.all(samples.map((task) => apart.generate(request(apart, task, tokens, 7))));
+    forked.forEach(({ ids, logprobs }, i) => {
+      t.deepEqual(ids, alone[i].ids);
+      t.true(maxDifference(logprobs, alone[i].logprobs) < 1e-5);
+    });
+    shared.cache.close(opening);
+    shared.cache.reset();
+    t.is(shared.cache.freePages, 64);
+  }
+});
+
+test("what onToken throws ends its own request alone", async (t) => {
+  const sampler = samplerOf(model);
+  const fail = () => {
+    throw new Error("the listener is gone");
+  };
+  const [bad, good] = await Promise.allSettled([
+    sampler.generate({ ...request(sampler, 1, prompt(1, 6), 5), onToken: fail }),
+    sampler.generate(request(sampler, 2, prompt(2, 6), 5)),
+  ]);
+  t.is(bad.status === "rejected" && (bad.reason as Error).message, "the listener is gone");
+  t.is(good.status === "fulfilled" && good.value.ids.length, 5);
+});
+
+test("weights that change between turns empty the cache; under a running request they end it", async (t) => {
+  const own = tinyModel({ seed: 8 });
+  const sampler = samplerOf(own);
+  const change = () => {
+    const weight = own.parameters.get("model.norm.weight")!;
+    using scaled = weight.mul(1.5);
+    weight.assign(scaled);
+  };
+  const first = request(sampler, 1, prompt(1, 6), 3);
+  const { ids } = await sampler.generate(first);
+  change();
+  const next = { ...first, tokens: [...first.tokens, ...ids, 9] };
+  const fresh = samplerOf(own);
+  const expected = await fresh.generate({ ...next, sequence: fresh.cache.open() });
+  t.deepEqual(await sampler.generate(next), expected);
+  const running = sampler.generate({ ...request(sampler, 2, prompt(2, 6), 20), onToken: () => change() });
+  await t.throwsAsync(running, { message: /the weights changed while sequences were being continued/ });
+  t.is(sampler.cache.pagesPromised, 0);
+  sampler.cache.reset();
+  t.is(sampler.cache.freePages, 64);
 });

@@ -347,6 +347,10 @@ const mistakes: Record<string, Mistake> = {
   "a run that is not there": { args: () => ["train", "--resume", "runs/none"], message: /runs.none/ },
   "an sft run that is not there": { args: () => ["sft", "--resume", "runs/none"], message: /runs.none: no run there/ },
   "neither prompt nor message": { args: (_, model) => ["generate", "--model", model], message: /give one of --prompt/ },
+  "a server for everybody without a key": {
+    args: (_, model) => ["serve", "--model", model, "--host", "0.0.0.0"],
+    message: /--host 0\.0\.0\.0 can be reached from other machines; set an API key/,
+  },
   "a model without tokenizer": {
     args: (_, model) => ["generate", "--model", model, "--prompt", "hello"],
     message: /tokenizer/,
@@ -392,6 +396,6 @@ test("a mistake in the command itself is exit code 2 and no stack trace", async 
   }
   const { code, stdout } = await itpo(temporaryFolder(t), ["--help"]);
   t.is(code, 0);
-  for (const command of ["train", "sft", "generate", "score", "doctor"])
+  for (const command of ["train", "sft", "generate", "chat", "serve", "score", "doctor"])
     t.regex(stdout, new RegExp(`^ +${command} `, "m"));
 });

@@ -1,5 +1,5 @@
 import test from "ava";
-import { createCpu, randomStream } from "../../lib/index.js";
+import { createCpu, findBlas, randomStream } from "../../lib/index.js";
 import { forwardRows } from "../../rl/learner.js";
 import { turnRanges } from "../../rl/objective/index.js";
 import { type RolloutOptions, rollout } from "../../rl/rollout.js";
@@ -193,6 +193,27 @@ test("a cache too small for all conversations at once makes them wait, not diffe
   const bytesOfOne = 60 * 2 * 8 * 4;
   const [roomy, tight] = [await talk(), await talk({ cacheBytes: 1.5 * bytesOfOne })];
   t.deepEqual(withoutLogprobs(tight), withoutLogprobs(roomy));
+});
+
+test("the samples of a task share what is computed of their opening, and say what each says without", async (t) => {
+  const { policy, chat } = talker({ backend: createCpu({ poison: true, blas: findBlas("none") }) });
+  let computed = 0;
+  const forwardCached = policy.forwardCached.bind(policy);
+  policy.forwardCached = (batch, step) => {
+    computed += batch.ids.size;
+    return forwardCached(batch, step);
+  };
+  const opening = chat.open([{ role: "user", content: "help with paint" }]).length;
+  const once = { policy, chat, maxTurns: 1 };
+  const shared = await talk(once);
+  const drawn = shared.reduce((sum, { turns: [{ start, end }] }) => sum + end - start, 0);
+  // All but the last token once a task, the last one in each sample; what is drawn last is not computed.
+  t.is(computed, 3 * (opening - 1) + 6 + drawn - 6);
+  for (const options of [{}, { cacheBytes: 60 * 2 * 8 * 4 }]) {
+    const together = await talk({ ...once, maxTurns: 3, ...options });
+    const apart = await Promise.all(items.map((item) => talk({ ...once, maxTurns: 3, items: [item] })));
+    t.deepEqual(together, apart.flat());
+  }
 });
 
 test("the seed, the step, the task and the sample each decide what is said", async (t) => {

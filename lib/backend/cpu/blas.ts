@@ -1,10 +1,15 @@
 import { InputError } from "../../errors.js";
 import { type Library, openLibrary } from "../../ffi.js";
-import { blockedGemm, type Gemm } from "./gemm.js";
+import { blockedGemm, type Gemm, THREADED_PRODUCT } from "./gemm.js";
 
 /** The matrix product of the cpu backend and where it comes from. */
 export interface Blas {
   readonly gemm: Gemm;
+  /**
+   * How many rows to give `gemm` at a time, so that a row of its result has the same bits whatever other rows there are
+   * (see rowProduct.ts for a faster way). Left out where that is so anyway.
+   */
+  readonly rows?: number;
   /** Library path, or undefined for the loop of our own. */
   readonly library?: string;
   /** What the library says of itself. */
@@ -23,8 +28,8 @@ const candidates: Partial<Record<NodeJS.Platform, readonly string[]>> = {
   win32: ["libopenblas.dll", "openblas.dll", "mkl_rt.2.dll"],
 };
 
-/** Multiplications from which threads pay: about 2 ms of work for one core. */
-const THREADED_PRODUCT = 1e8;
+/** OpenBLAS computes eight rows with a kernel in which all are alike; with more of them, some are summed otherwise. */
+const ROWS = 8;
 
 const ROW_MAJOR = 101;
 const [PLAIN, TRANSPOSED] = [111, 112];
@@ -41,7 +46,7 @@ export function findBlas(choice = process.env.ITPO_BLAS): Blas {
   }
   if ("tried" in opened) return { gemm: blockedGemm, description: "blocked loop (no BLAS found)", tried: opened.tried };
   try {
-    return { gemm: bindGemm(opened), library: opened.path, description: describe(opened), tried: [] };
+    return { gemm: bindGemm(opened), rows: ROWS, library: opened.path, description: describe(opened), tried: [] };
   } catch (error) {
     if (choice) throw new InputError(`ITPO_BLAS=${choice}: it has no cblas_sgemm; name a BLAS library, or none`);
     return { gemm: blockedGemm, description: "blocked loop", tried: [`${opened.path}: ${(error as Error).message}`] };

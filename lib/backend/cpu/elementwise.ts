@@ -82,6 +82,11 @@ export function binaryLoop(
   });
 }
 
+/** target += source, of equal length. */
+export function addTo(target: TypedArray, source: TypedArray): void {
+  for (let i = 0; i < target.length; i++) target[i] += source[i];
+}
+
 export function whereLoop(
   condition: TypedArray,
   a: TypedArray,
@@ -183,3 +188,11 @@ const reducers: Record<ReduceOp, (x: TypedArray, start: number, length: number, 
     return best;
   },
 };
+
+/** Adds a row to every row of a matrix, in place. */
+export function addRow(matrix: TypedArray, row: TypedArray): void {
+  const { length } = row;
+  for (let i = 0; i < matrix.length; i += length) {
+    for (let j = 0; j < length; j++) matrix[i + j] += row[j];
+  }
+}

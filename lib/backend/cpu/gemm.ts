@@ -21,6 +21,9 @@ export type Gemm = (
   ldc: number,
 ) => void;
 
+/** Multiplications from which a library's threads pay: about 2 ms of work for one core. */
+export const THREADED_PRODUCT = 1e8;
+
 const TILE = 4;
 
 /**

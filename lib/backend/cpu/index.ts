@@ -2,12 +2,13 @@ import { type DType, decode, dtypes, encode, hostArray, type TypedArray } from "
 import { sizeOf } from "../../shape.js";
 import { type ArrayRef, type Backend, type BinaryOp, Storage } from "../backend.js";
 import { type Blas, findBlas } from "./blas.js";
-import { binaryLoop, reduceLoop, unaryLoop, whereLoop } from "./elementwise.js";
+import { addRow, addTo, binaryLoop, reduceLoop, unaryLoop, whereLoop } from "./elementwise.js";
 import type { HostMemory } from "./fused/host.js";
 import { hostKernels } from "./fused/index.js";
 import type { Floats } from "./gemm.js";
 import * as movement from "./movement.js";
 import { BufferPool } from "./pool.js";
+import { rowProduct, wholeProduct } from "./rowProduct.js";
 
 export interface CpuOptions {
   /** The matrix product to use; default: what `findBlas` finds. */
@@ -30,6 +31,7 @@ const comparisons: ReadonlySet<BinaryOp> = new Set([
 /** The backend on the host's processor: typed arrays, loops in TypeScript, matrix products by BLAS where one is found. */
 export function createCpu(options: CpuOptions = {}): Backend {
   const blas = options.blas ?? findBlas();
+  const multiplyRows = blas.rows === undefined ? wholeProduct(blas.gemm) : rowProduct(blas.gemm);
   const pool = new BufferPool(options.poison);
 
   const allocate = (dtype: DType, size: number): Storage =>
@@ -72,6 +74,8 @@ export function createCpu(options: CpuOptions = {}): Backend {
 
   const host: HostMemory = {
     gemm: blas.gemm,
+    rows: blas.rows ?? 1,
+    rowProduct: multiplyRows,
     read: (x) => numbers(x) as Floats,
     readInts: (x) => raw(x) as Int32Array,
     output: (dtype, size) => output(dtype, size) as ReturnType<HostMemory["output"]>,
@@ -121,15 +125,16 @@ export function createCpu(options: CpuOptions = {}): Backend {
     matmul: (a, b, { batch, m, n, k, transposeA, transposeB }, bias, addend) =>
       compute(a.storage.dtype, batch * m * n, (out) => {
         const [as, bs, ys] = [numbers(a) as Floats, numbers(b) as Floats, out as Floats];
-        if (bias) for (let i = 0, row = numbers(bias) as Floats; i < m * batch; i++) ys.set(row, i * n);
-        const [lda, ldb, beta] = [transposeA ? m : k, transposeB ? k : n, bias ? 1 : 0];
+        const [lda, ldb] = [transposeA ? m : k, transposeB ? k : n];
         for (let i = 0; i < batch; i++) {
           const [ai, bi, yi] = [as.subarray(i * m * k), bs.subarray(i * k * n), ys.subarray(i * m * n)];
-          if (k === 0 && !bias) yi.fill(0, 0, m * n);
-          if (k > 0) blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, beta, yi, n);
+          if (k === 0) yi.fill(0, 0, m * n);
+          else if (transposeB && !transposeA) multiplyRows(m, n, k, ai, bi, yi);
+          else blas.gemm(transposeA, transposeB, m, n, k, 1, ai, lda, bi, ldb, 0, yi, n);
         }
         // After the product: how a BLAS adds to what is there depends on the number of rows.
-        if (addend) for (let i = 0, past = numbers(addend); i < ys.length; i++) ys[i] += past[i];
+        if (bias) addRow(ys, numbers(bias));
+        if (addend) addTo(ys, numbers(addend));
       }),
     permute: (x, axes) => move(x, sizeOf(x.shape), (from, to) => movement.permuteCopy(from, x.shape, axes, to)),
     slice: (x, starts, sizes) =>
@@ -153,10 +158,7 @@ export function createCpu(options: CpuOptions = {}): Backend {
       move(x, sizeOf(index.shape) * columns, (from, to) => movement.unpickCopy(from, columns, raw(index), to)),
 
     assign: (target, source) => raw(target).set(raw(source)),
-    accumulate(target, source) {
-      const [to, from] = [raw(target), numbers(source)];
-      for (let i = 0; i < to.length; i++) to[i] += from[i];
-    },
+    accumulate: (target, source) => addTo(raw(target), numbers(source)),
     setRows: (target, index, source) => movement.setRowsCopy(raw(target), target.shape[1], raw(index), raw(source)),
 
     fused: options.composed ? {} : hostKernels(host),

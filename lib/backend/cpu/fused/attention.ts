@@ -6,11 +6,18 @@ import { type HostMemory, wideOf } from "./host.js";
 /** Query rows that are scored together: bounds the score matrix to block × length. */
 const BLOCK = 256;
 
-/** One head of one sequence's queries against its keys; matrices lie in larger ones with their own row pitch. */
+/**
+ * Keys of one product. Those of a sequence are cut at multiples of it, so that sums over them are taken in one order
+ * however many keys a query's block has.
+ */
+const KEYS = 256;
+
+/** Width of a fused projection up to which a query's result does not depend on the other queries, to the bit. */
+const WIDEST_EXACT = 512;
+
+/** One head of one sequence; its matrices lie in larger ones with their own row pitch. */
 interface Head {
   readonly queries: number;
-  /** Query i sees keys 0 … first + i. */
-  readonly first: number;
   readonly headDim: number;
   readonly q: Floats;
   readonly qPitch: number;
@@ -26,16 +33,20 @@ export function attentionKernels(
     attention(x, offsets, layout) {
       const xs = host.read(x);
       const [tokens, width] = x.shape;
-      const out = host.output(x.storage.dtype, tokens * layout.heads * layout.headDim);
-      const lse = host.output(wideOf(x), tokens * layout.heads);
-      const scores = host.scratch(xs, scoreSize(offsets));
-      eachHead(xs, width, offsets, layout, (head, row, h) => {
-        const y = out.data.subarray((row * layout.heads + h) * layout.headDim);
-        forward(host.gemm, head, scores, y, layout.heads * layout.headDim, (i, value) => {
-          lse.data[(row + i) * layout.heads + h] = value;
+      const { heads, kvHeads, headDim } = layout;
+      const outPitch = heads * headDim;
+      const out = host.output(x.storage.dtype, tokens * outPitch);
+      const lse = host.output(wideOf(x), tokens * heads);
+      const forward = forwardPass(host, xs, layout, longestOf(offsets), longestOf(offsets));
+      for (let s = 0; s + 1 < offsets.length; s++) {
+        const [row, queries] = [offsets[s], offsets[s + 1] - offsets[s]];
+        const past = { first: 0, k: heads * headDim, v: (heads + kvHeads) * headDim, kvPitch: width };
+        const own = forward.load(xs.subarray(row * width, (row + queries) * width));
+        forward.run({ ...past, queries, keysAndValues: own }, out.data.subarray(row * outPitch), (i, h, value) => {
+          lse.data[(row + i) * heads + h] = value;
         });
-      });
-      host.release(scores);
+      }
+      forward.release();
       return { y: out.done(), lse: lse.done() };
     },
 
@@ -79,31 +90,106 @@ export function attentionKernels(
       const { offsets, lengths } = context;
       const out = host.output(x.storage.dtype, tokens * heads * headDim);
       const longest = lengths.reduce((a, b) => Math.max(a, b), 0);
-      const pitch = 2 * kvHeads * headDim;
-      const scores = host.scratch(xs, Math.max(1, Math.min(BLOCK, tokens) * longest));
-      const gathered = host.scratch(xs, longest * pitch);
+      const forward = forwardPass(host, xs, layout, longestOf(offsets), longest);
+      const kvPitch = 2 * kvHeads * headDim;
+      const gathered = host.scratch(xs, forward.padded(longest) * kvPitch);
       for (let s = 0; s < lengths.length; s++) {
         const queries = offsets[s + 1] - offsets[s];
         if (queries === 0) continue;
-        gatherPages(rows, pitch, context, s, gathered);
-        for (let h = 0; h < heads; h++) {
-          const kv = Math.floor((h * kvHeads) / heads);
-          const head: Head = {
-            queries,
-            first: lengths[s] - queries,
-            headDim,
-            q: xs.subarray(offsets[s] * width + h * headDim),
-            qPitch: width,
-            k: gathered.subarray(kv * headDim),
-            v: gathered.subarray((kvHeads + kv) * headDim),
-            kvPitch: pitch,
-          };
-          forward(host.gemm, head, scores, out.data.subarray((offsets[s] * heads + h) * headDim), heads * headDim);
-        }
+        gatherPages(rows, kvPitch, context, s, gathered);
+        gathered.fill(0, lengths[s] * kvPitch, forward.padded(lengths[s]) * kvPitch);
+        forward.load(xs.subarray(offsets[s] * width, offsets[s + 1] * width));
+        const past = { first: lengths[s] - queries, k: 0, v: kvHeads * headDim, kvPitch };
+        forward.run({ ...past, queries, keysAndValues: gathered }, out.data.subarray(offsets[s] * heads * headDim));
       }
-      host.release(scores);
+      forward.release();
       host.release(gathered);
       return out.done();
+    },
+  };
+}
+
+function longestOf(offsets: Int32Array): number {
+  let longest = 0;
+  for (let s = 1; s < offsets.length; s++) longest = Math.max(longest, offsets[s] - offsets[s - 1]);
+  return longest;
+}
+
+/** One sequence's newest queries and everything they see. */
+interface Past {
+  readonly queries: number;
+  /** Query i sees keys 0 … first + i. */
+  readonly first: number;
+  /** Keys and values, with zeros after the last up to a full block. */
+  readonly keysAndValues: Floats;
+  /** Where the first key and value head start in a row. */
+  readonly k: number;
+  readonly v: number;
+  readonly kvPitch: number;
+}
+
+/**
+ * y = softmax(q·kᵀ/√d)·v of one sequence after the other. Where the width allows it, queries come in blocks of the rows
+ * that the product computes alike, and keys are filled up to as many: a query's result then has the same bits in every
+ * batch, from the cache as from the packed forward pass.
+ */
+function forwardPass(host: HostMemory, like: Floats, layout: HeadLayout, mostQueries: number, mostKeys: number) {
+  const { heads, kvHeads, headDim } = layout;
+  const width = (heads + 2 * kvHeads) * headDim;
+  const outPitch = heads * headDim;
+  const isExact = host.rows > 1 && width <= WIDEST_EXACT;
+  const step = isExact ? host.rows : 1;
+  const block = isExact ? host.rows : BLOCK;
+  const padded = (count: number) => Math.ceil(count / step) * step;
+  const own = host.scratch(like, Math.max(1, padded(mostQueries) * width));
+  const y = host.scratch(like, Math.max(1, padded(mostQueries) * outPitch));
+  const scale = headDim ** -0.5;
+  const { gemm } = host;
+  const scores = host.scratch(like, Math.max(1, Math.min(block, padded(mostQueries)) * padded(mostKeys)));
+  return {
+    padded,
+    /** Takes a sequence's rows of the fused projection, and gives them with zeros up to a full block. */
+    load(rows: Floats): Floats {
+      own.set(rows);
+      own.fill(0, rows.length, padded(rows.length / width) * width);
+      return own;
+    },
+    /** Attends with the loaded rows and reports each query's log Σ exp by head. */
+    run(past: Past, out: Floats, onLse?: (query: number, head: number, value: number) => void): void {
+      const { queries, first, keysAndValues, kvPitch } = past;
+      const rows = padded(queries);
+      for (let h = 0; h < heads; h++) {
+        const kv = Math.floor((h * kvHeads) / heads);
+        const keys = chunks(keysAndValues, past.k + kv * headDim, kvPitch, padded(first + queries));
+        const values = chunks(keysAndValues, past.v + kv * headDim, kvPitch, padded(first + queries));
+        for (let from = 0; from < rows; from += block) {
+          const count = Math.min(block, rows - from);
+          const seen = Math.min(first + from + count, first + queries);
+          const length = padded(seen);
+          const q = own.subarray(from * width + h * headDim);
+          for (let c = 0, at = 0; at < length; c++, at += KEYS) {
+            const into = at === 0 ? scores : scores.subarray(at);
+            const some = Math.min(KEYS, length - at);
+            gemm(false, true, count, some, headDim, scale, q, width, keys[c], kvPitch, 0, into, length);
+          }
+          // What fills the last block up is not looked at.
+          const real = Math.min(count, queries - from);
+          for (let i = 0; i < real; i++) {
+            const value = softmaxRow(scores, i * length, first + from + i + 1, length);
+            onLse?.(from + i, h, value);
+          }
+          const result = y.subarray(from * outPitch + h * headDim);
+          for (let c = 0, at = 0; at < length; c++, at += KEYS) {
+            const weights = at === 0 ? scores : scores.subarray(at);
+            const some = Math.min(KEYS, length - at);
+            gemm(false, false, count, headDim, some, 1, weights, length, values[c], kvPitch, at && 1, result, outPitch);
+          }
+        }
+      }
+      out.set(y.subarray(0, queries * outPitch));
+    },
+    release(): void {
+      for (const scratch of [own, y, scores]) host.release(scratch);
     },
   };
 }
@@ -141,45 +227,16 @@ function eachHead(
       const kv = Math.floor((h * kvHeads) / heads);
       const at = (column: number) => xs.subarray(row * width + column * headDim);
       const [q, k, v] = [at(h), at(heads + kv), at(heads + kvHeads + kv)];
-      visit({ queries, first: 0, headDim, q, qPitch: width, k, v, kvPitch: width }, row, h);
+      visit({ queries, headDim, q, qPitch: width, k, v, kvPitch: width }, row, h);
     }
   }
 }
 
-/** y = softmax(q·kᵀ/√d)·v block by block of queries; reports each query's log Σ exp. */
-function forward(
-  gemm: Gemm,
-  head: Head,
-  scores: Floats,
-  y: Floats,
-  yPitch: number,
-  onLse?: (query: number, value: number) => void,
-): void {
-  const { headDim, first, q, qPitch, k, v, kvPitch } = head;
-  for (let from = 0; from < head.queries; from += BLOCK) {
-    const count = Math.min(BLOCK, head.queries - from);
-    const keys = first + from + count;
-    gemm(
-      false,
-      true,
-      count,
-      keys,
-      headDim,
-      headDim ** -0.5,
-      q.subarray(from * qPitch),
-      qPitch,
-      k,
-      kvPitch,
-      0,
-      scores,
-      keys,
-    );
-    for (let i = 0; i < count; i++) {
-      const value = softmaxRow(scores, i * keys, first + from + i + 1, keys);
-      onLse?.(from + i, value);
-    }
-    gemm(false, false, count, headDim, keys, 1, scores, keys, v, kvPitch, 0, y.subarray(from * yPitch), yPitch);
-  }
+/** The head that starts at `column`, from every `KEYS`-th row on, in rows 0 … length−1. */
+function chunks(rows: Floats, column: number, pitch: number, length: number): Floats[] {
+  const starts: Floats[] = [];
+  for (let at = 0; at < length; at += KEYS) starts.push(rows.subarray(at * pitch + column));
+  return starts;
 }
 
 /** Softmax of the first `visible` of `length` elements, zeros after them; returns log Σ exp. */
@@ -224,17 +281,29 @@ function backward(gemm: Gemm, head: Head, out: Outgoing, grad: Incoming, p: Floa
       const lse = out.lse[(from + i) * out.lsePitch];
       let delta = 0;
       for (let j = 0, at = (from + i) * out.pitch; j < headDim; j++, at++) delta += out.dy[at] * out.y[at];
-      const row = i * keys;
-      const visible = from + i + 1;
-      for (let j = row; j < row + visible; j++) {
-        p[j] = fastExp(p[j] - lse);
-        ds[j] = p[j] * (ds[j] - delta);
-      }
-      for (let j = row + visible; j < row + keys; j++) p[j] = ds[j] = 0;
+      softmaxRowBackward(p, ds, i * keys, from + i + 1, keys, lse, delta);
     }
     gemm(true, false, keys, headDim, count, 1, p, keys, dy, out.pitch, 1, grad.dv, grad.pitch);
     const dq = grad.dq.subarray(from * grad.pitch);
     gemm(false, false, count, headDim, keys, scale, ds, keys, k, kvPitch, 0, dq, grad.pitch);
     gemm(true, false, keys, headDim, count, scale, ds, keys, queries, qPitch, 1, grad.dk, grad.pitch);
   }
+}
+
+/** Scores to probabilities and, in `ds`, ∂loss/∂probability to ∂loss/∂score; zeros after the `visible` elements. */
+function softmaxRowBackward(
+  p: Floats,
+  ds: Floats,
+  at: number,
+  visible: number,
+  length: number,
+  lse: number,
+  delta: number,
+): void {
+  for (let j = at; j < at + visible; j++) {
+    const probability = fastExp(p[j] - lse);
+    p[j] = probability;
+    ds[j] = probability * (ds[j] - delta);
+  }
+  for (let j = at + visible; j < at + length; j++) p[j] = ds[j] = 0;
 }

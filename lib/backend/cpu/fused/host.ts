@@ -1,6 +1,7 @@
 import type { DType } from "../../../dtype.js";
 import type { ArrayRef, Storage } from "../../backend.js";
 import type { Floats, Gemm } from "../gemm.js";
+import type { RowProduct } from "../rowProduct.js";
 
 /**
  * How fused kernels in TypeScript reach a backend's buffers. The cpu backend gives its own memory; a TensorFlow.js engine
@@ -8,6 +9,9 @@ import type { Floats, Gemm } from "../gemm.js";
  */
 export interface HostMemory {
   readonly gemm: Gemm;
+  /** Rows that products are to have so that a row's bits do not depend on the others; 1 where they never do. */
+  readonly rows: number;
+  readonly rowProduct: RowProduct;
   /** Elements as f32 or f64; 16-bit floats are widened into a copy. Not to be written. */
   read(x: ArrayRef): Floats;
   /** Elements of an i32 array. */

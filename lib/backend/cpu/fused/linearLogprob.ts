@@ -1,4 +1,5 @@
 import { fastExp } from "../../../exp.js";
+import { logprobOf, rowStatistics } from "../../../logits.js";
 import type { FusedKernels } from "../../backend.js";
 import { type HostMemory, wideOf } from "./host.js";
 
@@ -18,27 +19,20 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
       const [vocabulary] = weight.shape;
       checkTargets(target, vocabulary);
       const [logprobs, entropy, lse] = [0, 1, 2].map(() => host.output(wideOf(hidden), tokens));
+      const scale = 1 / temperature;
       const rows = chunkRows(tokens, vocabulary);
       const z = host.scratch(h, rows * vocabulary);
       for (let from = 0; from < tokens; from += rows) {
         const count = Math.min(rows, tokens - from);
         const part = h.subarray(from * width);
-        host.gemm(false, true, count, vocabulary, width, 1 / temperature, part, width, w, width, 0, z, vocabulary);
+        // Scaled after the product, in f64, as where a token is drawn: the two log-probs have the same bits.
+        host.rowProduct(count, vocabulary, width, part, w, z);
         for (let i = 0; i < count; i++) {
           const at = i * vocabulary;
-          let best = Number.NEGATIVE_INFINITY;
-          for (let j = at; j < at + vocabulary; j++) if (z[j] > best) best = z[j];
-          let sum = 0;
-          let weighted = 0;
-          for (let j = at; j < at + vocabulary; j++) {
-            const e = fastExp(z[j] - best);
-            sum += e;
-            weighted += e * (z[j] - best);
-          }
-          const log = Math.log(sum);
-          lse.data[from + i] = best + log;
-          logprobs.data[from + i] = z[at + target[from + i]] - best - log;
-          entropy.data[from + i] = log - weighted / sum;
+          const row = rowStatistics(z, at, vocabulary, scale);
+          lse.data[from + i] = scale * row.best + row.log;
+          logprobs.data[from + i] = logprobOf(z[at + target[from + i]], row, scale);
+          entropy.data[from + i] = row.entropy;
         }
       }
       host.release(z);
@@ -53,18 +47,20 @@ export function linearLogprobKernels(host: HostMemory): Pick<FusedKernels, "line
       const dHidden = host.output(hidden.storage.dtype, h.length);
       const dWeight = host.output(weight.storage.dtype, w.length);
       dWeight.data.fill(0);
+      const scale = 1 / temperature;
       const rows = chunkRows(tokens, vocabulary);
       const z = host.scratch(h, rows * vocabulary);
       for (let from = 0; from < tokens; from += rows) {
         const count = Math.min(rows, tokens - from);
         const part = h.subarray(from * width);
-        host.gemm(false, true, count, vocabulary, width, 1 / temperature, part, width, w, width, 0, z, vocabulary);
+        // As in the forward pass, to the bit: lse fits no others as well.
+        host.rowProduct(count, vocabulary, width, part, w, z);
         for (let i = 0; i < count; i++) {
           const at = i * vocabulary;
-          const [dLogprob, dEnt] = [dl[from + i] / temperature, de[from + i] / temperature];
+          const [dLogprob, dEnt] = [dl[from + i] * scale, de[from + i] * scale];
           // ∂logprob/∂z = 1[target] − p; ∂entropy/∂z = −p·(log p + entropy).
           for (let j = at; j < at + vocabulary; j++) {
-            const logp = z[j] - ls[from + i];
+            const logp = scale * z[j] - ls[from + i];
             z[j] = -fastExp(logp) * (dLogprob + dEnt * (logp + ent[from + i]));
           }
           z[at + target[from + i]] += dLogprob;

@@ -1,4 +1,5 @@
 import type { FusedKernels, Rotation } from "../../backend.js";
+import type { Floats } from "../gemm.js";
 import type { HostMemory } from "./host.js";
 
 interface Table {
@@ -32,30 +33,43 @@ export function ropeKernels(host: HostMemory): Pick<FusedKernels, "rope"> {
   return {
     rope(x, positions, rotation, direction) {
       const [xs, at] = [host.read(x), host.readInts(positions)];
-      const [tokens, width] = x.shape;
-      const half = rotation.headDim / 2;
-      const rotated = (rotation.heads + rotation.kvHeads) * rotation.headDim;
       let last = 0;
-      for (let t = 0; t < tokens; t++) if (at[t] > last) last = at[t];
-      const { cos, sin } = rotationTable(rotation, last + 1);
+      for (let t = 0; t < at.length; t++) if (at[t] > last) last = at[t];
+      const table = rotationTable(rotation, last + 1);
       const y = host.output(x.storage.dtype, xs.length);
-      const ys = y.data;
-      for (let t = 0; t < tokens; t++) {
-        const row = t * width;
-        const angle = at[t] * half;
-        for (let head = row; head < row + rotated; head += rotation.headDim) {
-          for (let j = 0; j < half; j++) {
-            const a = xs[head + j];
-            const b = xs[head + half + j];
-            const c = cos[angle + j];
-            const s = direction * sin[angle + j];
-            ys[head + j] = a * c - b * s;
-            ys[head + half + j] = b * c + a * s;
-          }
-        }
-        for (let j = row + rotated; j < row + width; j++) ys[j] = xs[j];
-      }
+      y.data.set(xs);
+      const rotated = (rotation.heads + rotation.kvHeads) * rotation.headDim;
+      rotate(y.data, x.shape[1], at, table.cos, table.sin, direction, rotated, rotation.headDim);
       return y.done();
     },
   };
+}
+
+/** In place: turns the first `rotated` of `width` elements of every row. */
+function rotate(
+  y: Floats,
+  width: number,
+  positions: Int32Array,
+  cos: Float64Array,
+  sin: Float64Array,
+  direction: number,
+  rotated: number,
+  headDim: number,
+): void {
+  const half = headDim / 2;
+  for (let t = 0; t < positions.length; t++) {
+    const row = t * width;
+    const end = row + rotated;
+    const angle = positions[t] * half;
+    for (let j = 0; j < half; j++) {
+      const c = cos[angle + j];
+      const s = direction * sin[angle + j];
+      for (let i = row + j; i < end; i += headDim) {
+        const a = y[i];
+        const b = y[i + half];
+        y[i] = a * c - b * s;
+        y[i + half] = b * c + a * s;
+      }
+    }
+  }
 }

@@ -1,40 +1,42 @@
 import { fastExp } from "../../../exp.js";
 import type { FusedKernels } from "../../backend.js";
+import type { Floats } from "../gemm.js";
 import type { HostMemory } from "./host.js";
 
 export function swigluKernels(host: HostMemory): Pick<FusedKernels, "swiglu" | "swigluBackward"> {
   return {
     swiglu(x) {
-      const xs = host.read(x);
       const [rows, columns] = x.shape;
-      const width = columns / 2;
-      const y = host.output(x.storage.dtype, rows * width);
-      const ys = y.data;
-      for (let r = 0; r < rows; r++) {
-        for (let j = 0, gate = r * columns, to = r * width; j < width; j++, gate++, to++) {
-          const g = xs[gate];
-          ys[to] = (g / (1 + fastExp(-g))) * xs[gate + width];
-        }
-      }
+      const y = host.output(x.storage.dtype, (rows * columns) / 2);
+      forward(host.read(x), y.data, columns / 2);
       return y.done();
     },
     swigluBackward(dy, x) {
-      const [dys, xs] = [host.read(dy), host.read(x)];
-      const [rows, columns] = x.shape;
-      const width = columns / 2;
+      const xs = host.read(x);
       const dx = host.output(x.storage.dtype, xs.length);
-      const out = dx.data;
-      for (let r = 0; r < rows; r++) {
-        for (let j = 0, gate = r * columns, from = r * width; j < width; j++, gate++, from++) {
-          const d = dys[from];
-          const g = xs[gate];
-          const up = xs[gate + width];
-          const s = 1 / (1 + fastExp(-g));
-          out[gate] = d * up * s * (1 + g * (1 - s));
-          out[gate + width] = d * g * s;
-        }
-      }
+      backward(host.read(dy), xs, dx.data, x.shape[1] / 2);
       return dx.done();
     },
   };
+}
+
+function forward(x: Floats, y: Floats, width: number): void {
+  for (let row = 0, gate = 0; row < y.length; row += width, gate += width) {
+    for (let to = row; to < row + width; to++, gate++) {
+      const g = x[gate];
+      y[to] = (g / (1 + fastExp(-g))) * x[gate + width];
+    }
+  }
+}
+
+function backward(dy: Floats, x: Floats, dx: Floats, width: number): void {
+  for (let row = 0, gate = 0; row < dy.length; row += width, gate += width) {
+    for (let from = row; from < row + width; from++, gate++) {
+      const d = dy[from];
+      const g = x[gate];
+      const s = 1 / (1 + fastExp(-g));
+      dx[gate] = d * x[gate + width] * s * (1 + g * (1 - s));
+      dx[gate + width] = d * g * s;
+    }
+  }
 }

@@ -1,0 +1,108 @@
+import test from "ava";
+import { ApiError } from "../../../rl/serve/errors.js";
+import { limits } from "../../../rl/serve/limits.js";
+import { parseChatRequest } from "../../../rl/serve/schema.js";
+
+const least = { model: "m", messages: [{ role: "user", content: "hi" }] };
+
+test("what a request does not say has OpenAI's defaults", (t) => {
+  t.deepEqual(parseChatRequest(least), {
+    ...least,
+    messages: [{ role: "user", content: "hi" }],
+    sampling: { temperature: 1 },
+    choices: 1,
+    seed: undefined,
+    maxTokens: undefined,
+    stops: [],
+    logprobs: false,
+    stream: false,
+    includeUsage: false,
+  });
+});
+
+test("everything that is done is read", (t) => {
+  const request = parseChatRequest({
+    model: "m",
+    messages: [
+      { role: "developer", content: "be brief" },
+      {
+        role: "user",
+        content: [
+          { type: "text", text: "a" },
+          { type: "text", text: "b" },
+        ],
+      },
+    ],
+    ...{ temperature: 0.5, top_p: 0.9, top_k: 40, min_p: 0.05, n: 4, seed: -3, max_completion_tokens: 9 },
+    ...{ stop: ["x", "y"], logprobs: true, stream: true, stream_options: { include_usage: true } },
+  });
+  t.deepEqual(request, {
+    model: "m",
+    messages: [
+      { role: "system", content: "be brief" },
+      { role: "user", content: "ab" },
+    ],
+    sampling: { temperature: 0.5, topK: 40, topP: 0.9, minP: 0.05 },
+    ...{ choices: 4, seed: -3, maxTokens: 9, stops: ["x", "y"], logprobs: true, stream: true, includeUsage: true },
+  });
+});
+
+test("values that ask for no filter give none", (t) => {
+  t.deepEqual(parseChatRequest({ ...least, top_p: 1, top_k: -1, min_p: 0 }).sampling, { temperature: 1 });
+});
+
+const harmless: Record<string, unknown> = {
+  "null everywhere": { temperature: null, n: null, stop: null, tools: null, seed: null, stream_options: null },
+  "values that ask for nothing": {
+    ...{ tools: [], tool_choice: "none", response_format: { type: "text" }, modalities: ["text"], logit_bias: {} },
+    ...{ presence_penalty: 0, frequency_penalty: 0, top_logprobs: 0 },
+  },
+  "fields that change nothing": { user: "u", store: true, metadata: { a: "b" }, service_tier: "auto" },
+  "unknown fields": { hello: { world: 1 } },
+};
+for (const [what, fields] of Object.entries(harmless)) {
+  test(`${what}: taken`, (t) => {
+    t.deepEqual(parseChatRequest({ ...least, ...(fields as object) }), parseChatRequest(least));
+  });
+}
+
+const user = least.messages[0];
+const wrong: Record<string, readonly [fields: unknown, param: string | null, message: RegExp]> = {
+  "no object": [[1, 2], null, /^body: /],
+  "no messages": [{ messages: undefined }, "messages", /messages: /],
+  "an empty list of messages": [{ messages: [] }, "messages", /messages: /],
+  "too many messages": [{ messages: Array(limits.messages + 1).fill(user) }, "messages", /messages: /],
+  "a role that is none": [{ messages: [user, { role: "king", content: "" }] }, "messages[1].role", /one of system/],
+  "a tool's message": [{ messages: [{ role: "tool", content: "" }] }, "messages[0].role", /one of system/],
+  "a picture": [
+    { messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: "x" } }] }] },
+    "messages[0].content",
+    /parts of type text/,
+  ],
+  "a temperature in words": [{ temperature: "hot" }, "temperature", /temperature: /],
+  "a temperature below 0": [{ temperature: -1 }, "temperature", /temperature: /],
+  "top_p of 0": [{ top_p: 0 }, "top_p", /top_p: /],
+  "too many choices": [{ n: limits.choices + 1 }, "n", /n: .*16/],
+  "half a choice": [{ n: 1.5 }, "n", /n: /],
+  "a seed that is no whole number": [{ seed: 0.5 }, "seed", /whole number/],
+  "no tokens": [{ max_tokens: 0 }, "max_tokens", /max_tokens: /],
+  "two limits": [{ max_tokens: 1, max_completion_tokens: 1 }, "max_tokens", /one of max_tokens and/],
+  "five stop strings": [{ stop: [..."abcde"] }, "stop", /up to 4 texts/],
+  "an empty stop string": [{ stop: "" }, "stop", /stop: /],
+  "a long stop string": [{ stop: "x".repeat(limits.stopLength + 1) }, "stop", /stop: .*256/],
+  "usage of a stream that is none": [{ stream_options: { include_usage: true } }, "stream_options", /stream: true/],
+  tools: [{ tools: [{ type: "function", function: { name: "f" } }] }, "tools", /does not support/],
+  "JSON as response": [{ response_format: { type: "json_object" } }, "response_format", /does not support/],
+  audio: [{ audio: { voice: "x" } }, "audio", /does not support/],
+  "a logit bias": [{ logit_bias: { "5": 100 } }, "logit_bias", /does not support/],
+  "a penalty": [{ presence_penalty: 0.5 }, "presence_penalty", /does not support/],
+  "the most likely tokens": [{ logprobs: true, top_logprobs: 3 }, "top_logprobs", /does not support/],
+};
+for (const [what, [fields, param, message]] of Object.entries(wrong)) {
+  test(`${what}: refused, with the field at fault`, (t) => {
+    const body = Array.isArray(fields) ? fields : { ...least, ...(fields as object) };
+    const error = t.throws(() => parseChatRequest(body), { instanceOf: ApiError, message })!;
+    t.is(error.status, 400);
+    t.like(error.body.error, { type: "invalid_request_error", param });
+  });
+}
