@@ -1,5 +1,5 @@
 /** The specification's test vectors of the objective, TV-1 to TV-27 and TV-30, by number. */
-import { logSumExp } from "../../../lib/logits.js";
+import { logprobOf, rowStatistics } from "../../../lib/logits.js";
 import {
   type AdvantageOptions,
   type Advantages,
@@ -477,11 +477,8 @@ const losses: Vector[] = [
     return [[value, metrics.vf_clipfrac]];
   }, [[0.125, 0]]),
   vector("TV-27 log-probability and entropy", () => {
-    const entropy = (logits: number[]) => {
-      const sum = logSumExp(logits, 0, logits.length);
-      return logits.reduce((total, z) => total + Math.exp(z - sum) * (sum - z), 0);
-    };
-    return [[entropy([1, 2, 3]), entropy([0, 0, 0]), 3 - logSumExp([1, 2, 3], 0, 3)]];
+    const of = (logits: number[]) => rowStatistics(logits, 0, logits.length, 1);
+    return [[of([1, 2, 3]).entropy, of([0, 0, 0]).entropy, logprobOf(3, of([1, 2, 3]), 1)]];
   }, [[0.8323956, 1.0986123, -0.4076059]]),
   vector("TV-30 a response cut off inside a turn: its last token has no score in the reference", () => {
     const turns = turnRanges([1, 1, 1, 1, 1, 1, 0, 0, 0, 1]);
