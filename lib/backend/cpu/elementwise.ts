@@ -84,7 +84,15 @@ export function binaryLoop(
 
 /** target += source, of equal length. */
 export function addTo(target: TypedArray, source: TypedArray): void {
-  for (let i = 0; i < target.length; i++) target[i] += source[i];
+  const { length } = target;
+  let i = 0;
+  for (; i + 4 <= length; i += 4) {
+    target[i] += source[i];
+    target[i + 1] += source[i + 1];
+    target[i + 2] += source[i + 2];
+    target[i + 3] += source[i + 3];
+  }
+  for (; i < length; i++) target[i] += source[i];
 }
 
 export function whereLoop(
@@ -193,6 +201,14 @@ const reducers: Record<ReduceOp, (x: TypedArray, start: number, length: number, 
 export function addRow(matrix: TypedArray, row: TypedArray): void {
   const { length } = row;
   for (let i = 0; i < matrix.length; i += length) {
-    for (let j = 0; j < length; j++) matrix[i + j] += row[j];
+    let j = 0;
+    for (; j + 4 <= length; j += 4) {
+      const at = i + j;
+      matrix[at] += row[j];
+      matrix[at + 1] += row[j + 1];
+      matrix[at + 2] += row[j + 2];
+      matrix[at + 3] += row[j + 3];
+    }
+    for (; j < length; j++) matrix[i + j] += row[j];
   }
 }
