@@ -29,7 +29,7 @@ export { qkNorm } from "./ops/qkNorm.js";
 export { rmsNorm } from "./ops/rmsNorm.js";
 export { rope } from "./ops/rope.js";
 export { setRows } from "./ops/rows.js";
-export { advanceSlots, decodesAlone, planSlots, sampleLogits, slotAttention } from "./ops/slots.js";
+export { advanceSlots, planSlots, sampleLogits, slotAttention } from "./ops/slots.js";
 export { broadcastTo } from "./ops/sum.js";
 export { swiglu } from "./ops/swiglu.js";
 export { where } from "./ops/where.js";

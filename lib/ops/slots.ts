@@ -5,12 +5,6 @@ import { checkFused } from "./heads.js";
 
 type Decoding = "planSlots" | "slotAttention" | "advanceSlots" | "sampleLogits" | "record";
 
-/** Whether a device can decode with all state on it. */
-export function decodesAlone({ backend: { fused } }: Tensor): boolean {
-  const needed: readonly Decoding[] = ["planSlots", "slotAttention", "advanceSlots", "sampleLogits", "record"];
-  return needed.every((name) => fused[name] !== undefined);
-}
-
 function kernel<K extends Decoding>(x: Tensor, name: K) {
   const found = x.backend.fused[name];
   if (!found) throw new Error(`${name}: ${x.backend.name} cannot decode with its state on the device`);

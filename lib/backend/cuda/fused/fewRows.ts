@@ -42,7 +42,7 @@ export function launchFew(
   const stage = 2 * STEP * (16 * TILES + MOST_ROWS);
   const STAGES = Math.min(width / STEP, Math.max(4, Math.floor(IN_FLIGHT / stage)));
   const WARPS = TILES === 1 ? 4 : TILES;
-  const defines = { NT: 1, TILES, SPLIT: 1, WARPS, STEP, STAGES, HEAD_DIM: 128 };
+  const defines = { NT: 1, TILES, SPLIT: 1, WARPS, STEP, STAGES };
   const shared = STAGES * stage;
   const fn =
     entry === "few_rows_plain"

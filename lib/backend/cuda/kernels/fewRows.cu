@@ -17,7 +17,6 @@
 #define WARPS 4
 #define STEP 64
 #define STAGES 6
-#define HEAD_DIM 128
 #endif
 
 constexpr int THREADS = 32 * WARPS, ROWS = 8 * NT, STEP_UNITS = STEP / 8, OWN = NT / SPLIT;
@@ -176,31 +175,4 @@ few_rows_swiglu(const bf16 *x, const bf16 *w, bf16 *y, int rows, int half, int w
              const int output = tile * 8 + threadIdx.x % 32 / 4;
              if (output < half) y[(i64)row * half + output] = from_float<bf16>(gated(rounded(gate), rounded(up)));
            });
-}
-
-// Queries, keys and values of w [heads + 2 kvHeads heads of HEAD_DIM] (+ bias): queries and keys turned to positions [rows], queries
-// into y [rows, (heads + 2 kvHeads) HEAD_DIM], keys and values into rows `at` of the cache [.., 2 kvHeads HEAD_DIM].
-extern "C" __global__ void __launch_bounds__(THREADS)
-few_rows_qkv(const bf16 *x, const bf16 *w, const bf16 *bias, const int *positions, const float *cosines,
-             const float *sines, const int *at, bf16 *y, bf16 *cache, int rows, int heads, int kvHeads, int width) {
-  constexpr int PER_HEAD = HEAD_DIM / 16, HALF = HEAD_DIM / 2;
-  const int all = heads + 2 * kvHeads;
-  const auto output_of = [](int tile, int r) { return tile / PER_HEAD * HEAD_DIM + tile % PER_HEAD * 8 + r % 8 + r / 8 * HALF; };
-  few_rows({x, rows, width}, w, all * HEAD_DIM, output_of, [&](int tile, int row, float low, float high) {
-    const int head = tile / PER_HEAD, output = output_of(tile, threadIdx.x % 32 / 4);
-    if (head >= all) return;
-    if (bias) {
-      low = __fadd_rn(low, to_float(bias[output]));
-      high = __fadd_rn(high, to_float(bias[output + HALF]));
-    }
-    low = rounded(low), high = rounded(high);
-    if (head < heads + kvHeads) {
-      const i64 angle = (i64)positions[row] * HALF + output % HEAD_DIM;
-      rotate(low, high, cosines[angle], sines[angle]);
-    }
-    bf16 *to = head < heads ? y + (i64)row * all * HEAD_DIM + output
-                            : cache + (i64)at[row] * 2 * kvHeads * HEAD_DIM + (output - heads * HEAD_DIM);
-    to[0] = from_float<bf16>(low);
-    to[HALF] = from_float<bf16>(high);
-  });
 }
