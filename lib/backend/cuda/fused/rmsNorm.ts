@@ -10,10 +10,8 @@ const MOST_THREADS = 1024;
 type RmsNormKernels = Pick<FusedKernels, "rmsNorm" | "rmsNormBackward" | "qkNorm" | "qkNormBackward">;
 
 export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
-  /** With up to `threads` threads a row, or more so that none has more than `most` packs of it. */
-  const kernel = (
-    entry: string,
-    signature: string,
+  /** Up to `threads` threads a row, or more so that none has more than `most` packs of it. */
+  const division = (
     { width, threads, most }: Readonly<Record<"width" | "threads" | "most", number>>,
     x: ArrayRef,
     ...others: readonly ArrayRef[]
@@ -22,18 +20,14 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
     const packs = Math.max(1, Math.ceil(width / VEC));
     let THREADS = Math.min(threads, 32 * 2 ** Math.ceil(Math.log2(Math.max(1, packs / 32))));
     while (THREADS < MOST_THREADS && packs > most * THREADS) THREADS *= 2;
-    const ROWS = THREADS === 32 && entry === "rms_norm" ? 4 : 1;
-    const defines = {
-      ...{ DTYPE: cType("rmsNorm", x.storage.dtype), VEC, THREADS, ROWS },
-      PACKS: Math.ceil(packs / THREADS),
-    };
-    return { fn: device.kernels.get("rmsNorm", entry, signature, defines), block: THREADS * ROWS, rowsPerBlock: ROWS };
+    const DTYPE = cType("rmsNorm", x.storage.dtype);
+    return { DTYPE, VEC, THREADS, PACKS: Math.ceil(packs / THREADS) };
   };
   /** Sums [chunks, width] of f32 over the chunks into a new array of x's dtype. */
   const addChunks = (partial: number, chunks: number, width: number, x: ArrayRef, label: string): Storage => {
     const out = empty(x.storage.dtype, width, label);
-    const defines = { DTYPE: cType(label, x.storage.dtype), VEC: 1, THREADS: 32, ROWS: 1, PACKS: 1 };
-    const fn = device.kernels.get("rmsNorm", "add_chunks", "ppii", defines);
+    const defines = { DTYPE: cType(label, x.storage.dtype), VEC: 1, THREADS: 32, PACKS: 1 };
+    const fn = device.kernels.get("rmsNormBackward", "add_chunks", "ppii", defines);
     const target = device.address({ storage: out, offset: 0, shape: [width] });
     device.launch(fn, [partial, target, chunks, width], { grid: [Math.ceil(width / 32)], block: 1024 });
     return out;
@@ -46,10 +40,12 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const y = empty(x.storage.dtype, rows * width, "rmsNorm");
       const rstd = empty("f32", rows, "rmsNorm statistics");
-      const { fn, block, rowsPerBlock } = kernel("rms_norm", "ppppiif", { width, threads: 32, most: 16 }, x, weight);
+      const shared = division({ width, threads: 32, most: 16 }, x, weight);
+      const ROWS = shared.THREADS === 32 ? 4 : 1;
+      const fn = device.kernels.get("rmsNorm", "rms_norm", "ppppiif", { ...shared, ROWS });
       device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), rows, width, eps], {
-        grid: [Math.ceil(rows / rowsPerBlock)],
-        block,
+        grid: [Math.ceil(rows / ROWS)],
+        block: shared.THREADS * ROWS,
         bytes: 4 * rows * width,
       });
       return { y, rstd };
@@ -60,21 +56,14 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const dx = empty(x.storage.dtype, rows * width, "rmsNorm gradient");
       const chunks = Math.ceil(rows / CHUNK);
-      const { fn, block } = kernel(
-        "rms_norm_backward",
-        "pppppppiii",
-        { width, threads: 256, most: 4 },
-        x,
-        dy,
-        weight,
-        ...(residual ? [residual] : []),
-      );
+      const shared = division({ width, threads: 256, most: 4 }, x, dy, weight, ...(residual ? [residual] : []));
+      const fn = device.kernels.get("rmsNormBackward", "rms_norm_backward", "pppppppiii", shared);
       const dWeight = device.withScratch(4 * chunks * width, "rmsNorm scratch", (partial) => {
         const [d, v, w, r] = [dy, x, weight, rstd].map((array) => device.address(array));
         const past = residual ? device.address(residual) : 0;
         device.launch(fn, [d, v, w, r, past, at(dx), partial, rows, width, CHUNK], {
           grid: [chunks],
-          block,
+          block: shared.THREADS,
           bytes: (residual ? 8 : 6) * rows * width,
         });
         return addChunks(partial, chunks, width, x, "rmsNorm gradient");
