@@ -7,24 +7,23 @@ import {
   embedding,
   linear,
   linearLogprob,
-  linearSwiglu,
   linearWide,
+  normSwiglu,
   type ParameterSet,
   pagedAttention,
+  type QkvWeights,
   qkNorm,
+  qkvToCache,
   rmsNorm,
   rope,
-  setRows,
   slotAttention,
+  swiglu,
   type Tensor,
 } from "../lib/index.js";
 import type { LogprobAndEntropy } from "../lib/ops/linearLogprob.js";
 import type { PackedBatch } from "./batch.js";
 import type { QwenConfig } from "./config.js";
 import type { CacheStep } from "./kvCache.js";
-
-/** How the newest tokens of a layer look at their past: fused projection [tokens, width] → [tokens, heads·headDim]. */
-type Attend = (qkv: Tensor, layer: number) => Tensor;
 
 /**
  * Qwen2, Qwen2.5 and Qwen3, dense. A model is a config and a set of parameters; everything else is a function of a
@@ -50,20 +49,15 @@ export class Qwen {
 
   /** Hidden states [tokens, hiddenSize] after the final norm, of whole sequences; differentiable. */
   forward(batch: PackedBatch): Tensor {
-    return this.#run(batch, (qkv) => attention(qkv, batch.offsets, this.config), this.recompute);
+    return this.#run(batch, (i, x) => {
+      const layer = (input: Tensor) => this.#layer(i, input, batch);
+      return this.recompute ? checkpoint(layer, x) : arena(() => layer(x));
+    });
   }
 
   /** Hidden states of the newest tokens, which join their sequences' cached past. No gradient. */
   forwardCached(batch: PackedBatch, step: CacheStep): Tensor {
-    const { heads, kvHeads, headDim } = this.config;
-    return this.#run(batch, (qkv, layer) => {
-      const cache = step.layers[layer];
-      setRows(cache, step.rows, qkv.slice(1, heads * headDim, (heads + 2 * kvHeads) * headDim));
-      const { context } = step;
-      return "table" in context
-        ? slotAttention(qkv, cache, context, this.config)
-        : pagedAttention(qkv, cache, context, this.config);
-    });
+    return this.#run(batch, (i, x) => arena(() => this.#cachedLayer(i, x, batch, step)));
   }
 
   /** Logits [rows, vocabSize], f32, of hidden states [rows, hiddenSize]; no gradient. */
@@ -76,30 +70,55 @@ export class Qwen {
     return linearLogprob(hidden, this.#head(), targets, temperature);
   }
 
-  #run(batch: PackedBatch, attend: Attend, recompute = false): Tensor {
+  #run(batch: PackedBatch, layer: (i: number, x: Tensor) => Tensor): Tensor {
     let x = embedding(this.#parameter("model.embed_tokens.weight"), batch.ids, this.config.padTokenId);
-    for (let i = 0; i < this.config.layers; i++) {
-      const layer = (input: Tensor) => this.#layer(i, input, batch, attend);
-      const input = x;
-      x = recompute ? checkpoint(layer, input) : arena(() => layer(input));
-    }
+    for (let i = 0; i < this.config.layers; i++) x = layer(i, x);
     return rmsNorm(x, this.#parameter("model.norm.weight"), this.config.rmsNormEps);
   }
 
-  #layer(i: number, x: Tensor, batch: PackedBatch, attend: Attend): Tensor {
+  #layer(i: number, x: Tensor, batch: PackedBatch): Tensor {
     const { config } = this;
-    const at = (name: string) => this.#parameter(`model.layers.${i}.${name}`);
-    let h = rmsNorm(x, at("input_layernorm.weight"), config.rmsNormEps);
-    const bias = config.qkvBias ? at("self_attn.qkv_proj.bias") : undefined;
-    let qkv = linear(h, at("self_attn.qkv_proj.weight"), { bias });
-    if (config.qkNorm) {
-      qkv = qkNorm(qkv, at("self_attn.q_norm.weight"), at("self_attn.k_norm.weight"), config, config.rmsNormEps);
-    }
+    const { norm, eps, weight, bias, headNorms } = this.#qkvWeights(i);
+    let qkv = linear(rmsNorm(x, norm, eps), weight, { bias });
+    if (headNorms) qkv = qkNorm(qkv, headNorms.q, headNorms.k, config, eps);
     qkv = rope(qkv, batch.positions, { ...config, theta: config.ropeTheta });
-    const mixed = linear(attend(qkv, i), at("self_attn.o_proj.weight"), { residual: x });
-    h = rmsNorm(mixed, at("post_attention_layernorm.weight"), config.rmsNormEps);
-    const activated = linearSwiglu(h, at("mlp.gate_up_proj.weight"));
-    return linear(activated, at("mlp.down_proj.weight"), { residual: mixed });
+    const attended = attention(qkv, batch.offsets, config);
+    const mixed = linear(attended, this.#of(i, "self_attn.o_proj.weight"), { residual: x });
+    const h = rmsNorm(mixed, this.#of(i, "post_attention_layernorm.weight"), eps);
+    const activated = swiglu(linear(h, this.#of(i, "mlp.gate_up_proj.weight")));
+    return linear(activated, this.#of(i, "mlp.down_proj.weight"), { residual: mixed });
+  }
+
+  /** The same, with the past in a cache: five kernels for a few tokens. */
+  #cachedLayer(i: number, x: Tensor, { positions }: PackedBatch, { layers, rows, context }: CacheStep): Tensor {
+    const { config } = this;
+    const placement = { positions, rows };
+    const rotation = { ...config, theta: config.ropeTheta };
+    const qkv = qkvToCache(x, this.#qkvWeights(i), placement, rotation, layers[i]);
+    const attended =
+      "table" in context
+        ? slotAttention(qkv, layers[i], context, config)
+        : pagedAttention(qkv, layers[i], context, config);
+    const mixed = linear(attended, this.#of(i, "self_attn.o_proj.weight"), { residual: x });
+    const norm = this.#of(i, "post_attention_layernorm.weight");
+    const activated = normSwiglu(mixed, norm, config.rmsNormEps, this.#of(i, "mlp.gate_up_proj.weight"));
+    return linear(activated, this.#of(i, "mlp.down_proj.weight"), { residual: mixed });
+  }
+
+  #qkvWeights(i: number): QkvWeights {
+    const { qkvBias, qkNorm, rmsNormEps: eps } = this.config;
+    const own = (name: string) => this.#of(i, `self_attn.${name}`);
+    return {
+      norm: this.#of(i, "input_layernorm.weight"),
+      eps,
+      weight: own("qkv_proj.weight"),
+      bias: qkvBias ? own("qkv_proj.bias") : undefined,
+      headNorms: qkNorm ? { q: own("q_norm.weight"), k: own("k_norm.weight") } : undefined,
+    };
+  }
+
+  #of(layer: number, name: string): Tensor {
+    return this.#parameter(`model.layers.${layer}.${name}`);
   }
 
   #head(): Tensor {

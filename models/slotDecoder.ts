@@ -86,8 +86,9 @@ export class SlotDecoder {
     this.#pages = Math.min(cache.options.pages, Math.ceil(maxPositions / cache.options.pageSize));
     this.#lengths = new Int32Array(slots);
     const make = (dtype: DType, ...columns: number[]) => zeros([slots, ...columns], { backend: model.backend, dtype });
+    const none = () => tensor(new Int32Array(slots).fill(-1), { backend: model.backend, dtype: "i32" });
     this.#state = outsideArenas(() => ({
-      ...{ tokens: make("i32"), positions: make("i32"), rows: make("i32"), lengths: make("i32") },
+      ...{ tokens: none(), positions: make("i32"), rows: none(), lengths: make("i32") },
       ...{ remaining: make("i32"), stops: make("i32", MOST_STOPS), table: make("i32", this.#pages) },
       ...{ topK: make("i32"), site: make("i32", 3), draws: make("i32") },
       ...{ temperature: make("f32"), topP: make("f32"), minP: make("f32") },

@@ -269,8 +269,16 @@ export interface FusedKernels {
   advanceSlots(drawn: ArrayRef, slots: PagedSlots, state: SlotState): void;
   /** Draws a token (i32) for each row of logits [rows, vocabulary] (f32), with its log-probability (f32). */
   sampleLogits(logits: ArrayRef, draws: Draws): { ids: Storage; logprobs: Storage };
-  /** swiglu(x·weightᵀ) for weight [gate | up]. */
-  linearSwiglu(x: ArrayRef, weight: ArrayRef): Storage;
+  /** Undefined where it has nothing better for this shape than the composed form. */
+  normSwiglu(x: ArrayRef, norm: ArrayRef, eps: number, weight: ArrayRef): Storage | undefined;
+  /** *In place* on the cache. Undefined where it has nothing better for this shape than the composed form. */
+  qkvToCache(
+    x: ArrayRef,
+    weights: { readonly norm: ArrayRef; readonly eps: number; readonly weight: ArrayRef; readonly bias?: ArrayRef },
+    placement: { readonly positions: ArrayRef; readonly rows: ArrayRef },
+    rotation: Rotation,
+    cache: ArrayRef,
+  ): Storage | undefined;
   /**
    * Records what `enqueue` enqueues, instead of running it. The arrays that it reads, writes or leaves behind must live as long
    * as the recording; it may not copy to or from the host. Run the same work once before.

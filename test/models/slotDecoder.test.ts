@@ -9,7 +9,6 @@ const config: QwenConfig = {
   ...{ vocabSize: 1000, hiddenSize: 512, intermediateSize: 1408, layers: 3, heads: 8, kvHeads: 1, headDim: 128 },
   ...{ maxPositions: 4096, initializerRange: 0.05, dtype: "bfloat16" },
 };
-process.env.ITPO_FEW_ROWS = "1";
 const KEY = seedKey(77);
 const PAGE = 16;
 

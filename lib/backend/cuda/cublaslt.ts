@@ -48,16 +48,26 @@ const EPILOGUE_BIAS = 4;
 const [LAYOUT_BATCH_COUNT, LAYOUT_STRIDE] = [5, 6];
 // cublasLtMatmulPreferenceAttributes_t
 const [PREFER_WORKSPACE, PREFER_REDUCTION, PREFER_ALIGNMENT_A] = [1, 3, 5];
-/** Bytes of cublasLtMatmulHeuristicResult_t, which begins with the algorithm. */
+/** Bytes of cublasLtMatmulHeuristicResult_t, which begins with a cublasLtMatmulAlgo_t. */
 const RESULT_BYTES = 96;
+const ALGORITHM_BYTES = 64;
 const WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Packed batches come in ever new sizes: beyond so many the plan made first is forgotten. */
 const MOST_PLANS = 4096;
 /** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
 const FEW_ROWS = 16;
-/** Of a product with so many operations the fastest of the heuristic's first CANDIDATES algorithms is taken. */
+/**
+ * Of a product with so many operations, or with so many weights, the fastest of the heuristic's first CANDIDATES algorithms is
+ * taken.
+ */
 const TUNED_FLOPS = 2 ** 32;
+const TUNED_WEIGHTS = 2 ** 21;
 const CANDIDATES = 8;
+/**
+ * Numbers of rows whose algorithms are tried for fewer rows too: of those for a few rows the heuristic puts first what splits
+ * the inner axis, and without those nothing good remains (249 µs for 64 × 2048 × 11008, where that for 256 rows takes 26).
+ */
+const ROWS_OF_OTHERS = [64, 128, 256];
 
 interface Plan {
   readonly desc: number;
@@ -213,7 +223,7 @@ export class CublasLt {
     });
     const operands = this.#layouts(product, m);
     const plan: Plan = { desc, operands, algo: this.#few(product, desc, operands), bias: product.bias ?? 0 };
-    const large = 2 * batch * m * n * k >= TUNED_FLOPS && c.pitch === n;
+    const large = (2 * batch * m * n * k >= TUNED_FLOPS || n * k >= TUNED_WEIGHTS) && c.pitch === n;
     if (large && !this.device.recording) this.#tune(product, plan, form);
     if (this.#plans.size === MOST_PLANS) this.#forgetFirst();
     this.#plans.set(key, plan);
@@ -276,7 +286,7 @@ export class CublasLt {
     const key = `${form} ${[m, n, k].map(sixteenth)} ${batch}`;
     let algo = this.#tuned.get(key);
     if (!algo) {
-      const candidates = this.#algorithms(product, plan.desc, plan.operands, CANDIDATES);
+      const candidates = this.#candidates(product, plan);
       const best = fastest(this.device, candidates.length, batch * m * n * bytesOf(resultDtype), (i, target) =>
         this.#run(product, plan, candidates[i], target),
       );
@@ -285,6 +295,20 @@ export class CublasLt {
       this.#tuned.set(key, algo);
     }
     if (this.#takes(plan.desc, plan.operands, algo)) plan.algo = algo;
+  }
+
+  /** Algorithms that may be the fastest for a product, its plan's first. */
+  #candidates(product: Product, { desc, operands, algo }: Plan): Uint8Array[] {
+    const all = [algo, ...this.#algorithms(product, desc, operands, CANDIDATES)];
+    for (const rows of product.transposeA ? [] : ROWS_OF_OTHERS.filter((rows) => rows > product.m)) {
+      const more = this.#layouts(product, rows);
+      all.push(...this.#algorithms(product, desc, more, CANDIDATES));
+      for (const layout of new Set(more)) this.#layoutDestroy(layout);
+    }
+    const different = new Map(
+      all.map((each) => [Buffer.from(each.subarray(0, ALGORITHM_BYTES)).toString("base64"), each]),
+    );
+    return [...different.values()].filter((each) => this.#takes(desc, operands, each));
   }
 
   /** What was enqueued has taken what it needs of its plan. */

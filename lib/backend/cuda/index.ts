@@ -11,7 +11,7 @@ import { fewRowsKernels } from "./fused/fewRows.js";
 import { linearLogprobKernels } from "./fused/linearLogprob.js";
 import { linearLogprobHopperModules } from "./fused/linearLogprobHopper.js";
 import { rmsNormKernels } from "./fused/rmsNorm.js";
-import { ropeKernels } from "./fused/rope.js";
+import { ropeKernels, ropeTables } from "./fused/rope.js";
 import { sampleKernels } from "./fused/sample.js";
 import { swigluKernels } from "./fused/swiglu.js";
 import { captureGraph } from "./graph.js";
@@ -66,7 +66,7 @@ function backendOn(device: CudaDevice, blas: CublasLt): CudaBackend {
   };
   const { matmul, matmulWide } = matmulOperations(context);
   const { scatterRowsWide, ...rows } = rowOperations(context);
-  const swiglu = swigluKernels(context);
+  const tables = ropeTables(device);
   const backend: CudaBackend = {
     device,
     blas,
@@ -89,9 +89,9 @@ function backendOn(device: CudaDevice, blas: CublasLt): CudaBackend {
       matmulWide,
       scatterRowsWide,
       ...rmsNormKernels(context),
-      ...ropeKernels(context),
-      ...swiglu,
-      ...fewRowsKernels(context, { matmul, ...swiglu }),
+      ...ropeKernels(context, tables),
+      ...swigluKernels(context),
+      ...fewRowsKernels(context, tables),
       ...sampleKernels(context),
       record: (enqueue) => captureGraph(device, enqueue),
       ...attentionKernels(context),

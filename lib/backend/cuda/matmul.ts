@@ -3,7 +3,7 @@ import { sizeOf } from "../../shape.js";
 import type { ArrayRef, Backend, FusedKernels, MatmulSpec, Storage } from "../backend.js";
 import type { CudaContext } from "./context.js";
 import { elementwise, filled } from "./elementwise.js";
-import { isFew, launchFew } from "./fused/fewRows.js";
+import { isFew, multiplyFew } from "./fused/fewRows.js";
 
 /** Matrix products, rounded to the operands' dtype or kept in f32. */
 export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> & Pick<FusedKernels, "matmulWide"> {
@@ -41,9 +41,8 @@ export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> 
       const c = result(dtype, spec, `matmul ${spec.m}×${spec.n}`);
       if (isFew(device, a, b, spec)) {
         const [x, w, y] = [a, b, c].map((array) => device.address(array));
-        const [added, past] = [bias, addend].map((array) => (array ? device.address(array) : 0));
-        const size = { tiles: Math.ceil(spec.n / 16), width: spec.k, rows: spec.m };
-        launchFew(device, "few_rows_plain", [x, w, added, past, y, spec.m, spec.n, spec.k], size);
+        const [added, residual] = [bias, addend].map((array) => (array ? device.address(array) : 0));
+        multiplyFew(device, { x, w, bias: added, residual, y }, spec);
       } else multiply(a, b, c, spec, { bias, addend });
       return c.storage;
     },

@@ -79,10 +79,11 @@ export function pagedAttentionKernel(
     const { mma, rows, block, shared, scales, kernel } = variantOf(x, layout);
     const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => at.items + 32 * item);
     const from = [device.address(x), device.address(cache), at.pages, at.pageSize];
+    const overlaps = device.capability >= 90;
     const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
     device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
-      const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0) =>
-        device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes });
+      const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps = false) =>
+        device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes, overlaps });
       if (!mma) {
         const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
         run(fn, [...from, first, heads, kvHeads, ...scales, whole(y), partial], plan.whole + plan.chunks, shared);
@@ -95,13 +96,14 @@ export function pagedAttentionKernel(
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = (FEW_ROWS + STAGES * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
-        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes);
+        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, overlaps);
       }
       if (plan.merges > 0) {
         const fn = mma
           ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
           : kernel("pagedAttention", "paged_plain_merge", "ppiip");
-        run(fn, [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)], plan.merges);
+        const args = [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)];
+        run(fn, args, plan.merges, 0, mma && overlaps);
       }
     });
   };

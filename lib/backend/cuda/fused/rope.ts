@@ -1,7 +1,9 @@
 import type { FusedKernels, Rotation } from "../../backend.js";
 import type { CudaContext } from "../context.js";
+import type { CudaDevice } from "../device.js";
 import { cType, indexLetter, indexType, loopGrid, packWidth } from "../launch.js";
 
+/** Cosines and sines of a rotation's angles on the device. */
 interface Table {
   readonly positions: number;
   /** Addresses of [positions, headDim / 2] in f32. */
@@ -14,7 +16,10 @@ interface Table {
 const HEADS = 4;
 const DEFAULT_POSITIONS = 32768;
 
-export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, "rope"> {
+/** The tables of a device, each made when a rotation is first asked for. */
+export type RopeTables = (rotation: Rotation) => Table;
+
+export function ropeTables(device: CudaDevice): RopeTables {
   const tables = new Map<string, Table>();
 
   const makeTable = ({ theta, headDim }: Rotation, positions: number): Table => {
@@ -35,7 +40,7 @@ export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, 
       release: () => device.giveBytes(block),
     };
   };
-  const tableFor = (rotation: Rotation): Table => {
+  return (rotation) => {
     const key = `${rotation.theta} ${rotation.headDim}`;
     const needed = rotation.maxPositions ?? DEFAULT_POSITIONS;
     const known = tables.get(key);
@@ -45,7 +50,9 @@ export function ropeKernels({ device, empty }: CudaContext): Pick<FusedKernels, 
     tables.set(key, table);
     return table;
   };
+}
 
+export function ropeKernels({ device, empty }: CudaContext, tableFor: RopeTables): Pick<FusedKernels, "rope"> {
   return {
     rope(x, positions, rotation, direction) {
       const { heads, kvHeads, headDim } = rotation;

@@ -259,14 +259,16 @@ struct Scale {
 
 __device__ __forceinline__ u32 unit_at(u32 shared, int row, int unit) { return unit_at<UNITS>(shared, row, unit); }
 
-// Copies `rows` vectors, zeros where at(row) is negative, by `threads` threads of which this is number `thread`.
+constexpr i64 NOWHERE = -1, LATER = -2;
+// Copies `rows` vectors, zeros where at(row) is NOWHERE and nothing where it is LATER, by `threads` threads of which this is number
+// `thread`.
 template <int rows, int threads, typename At>
 __device__ __forceinline__ void copy_rows(u32 shared, const bf16 *x, int thread, At at) {
 #pragma unroll
   for (int i = 0; i < rows * UNITS / threads; i++) {
     const int n = i * threads + thread, row = n / UNITS, unit = n % UNITS;
     const i64 from = at(row);
-    copy_async(unit_at(shared, row, unit), x + (from < 0 ? 0 : from + unit * 8), from >= 0);
+    if (from != LATER) copy_async(unit_at(shared, row, unit), x + (from < 0 ? 0 : from + unit * 8), from >= 0);
   }
 }
 

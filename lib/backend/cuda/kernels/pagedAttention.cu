@@ -76,7 +76,11 @@ extern "C" __global__ void __launch_bounds__(128)
   float(*alphas)[4] = tops + FEW;                                // [row][tile]
   float(*sums)[4][4] = (float(*)[4][4])(alphas + FEW);           // [row][tile][lane % 4]
   const Item item = items[blockIdx.x];
-  if (item.query < 0) return;
+  let_kernel_after_begin();
+  if (item.query < 0) {
+    wait_for_kernel_before();
+    return;
+  }
   const Scale scale{plain, log2e};
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int group = heads / kvHeads, head = blockIdx.y * group;
@@ -88,28 +92,32 @@ extern "C" __global__ void __launch_bounds__(128)
   const int start = begin + warp * KEYS; // of this warp's tile
   const u32 k = q + K_AT + warp * STAGES * K_BYTES;
 
-  const auto at = [&](int key) -> i64 { return rows[key] < 0 ? -1 : rows[key] * keys.pitch; };
-  const auto copy_k = [&](int piece) {
+  // Where a key of the chunk lies, if it is in the cache for long (old) or has just come there (new); the others are left for the
+  // other time. Keys that there are not count as old.
+  const auto all = [&](int key) -> i64 { return rows[key] < 0 ? NOWHERE : rows[key] * keys.pitch; };
+  const auto old = [&](int key) -> i64 { return rows[key] >= 0 && begin + key >= item.first ? LATER : all(key); };
+  const auto young = [&](int key) -> i64 { return rows[key] >= 0 && begin + key >= item.first ? all(key) : LATER; };
+  const auto copy_k = [&](int piece, auto at) {
     const int from = warp * KEYS + piece * PIECE;
     if (piece < KEYS / PIECE && begin + from < end)
       copy_rows<PIECE, 32>(k + piece % STAGES * K_BYTES, keys.k, lane, [&](int key) { return at(from + key); });
-    copy_commit();
   };
-  const auto copy_v = [&](int part) {
+  const auto copy_v = [&](int part, auto at) {
     if (part < parts) copy_rows<64, 128>(v + part % STAGES * V_BYTES, keys.v, threadIdx.x, [&](int key) { return at(part * 64 + key); });
-    copy_commit();
   };
   for (int i = threadIdx.x; i < CHUNK; i += 128) rows[i] = begin + i < end ? keys.row_at(begin + i) : -1;
-  copy_rows<FEW, 128>(q, x, threadIdx.x, [&](int row) -> i64 {
-    const int flat = item.flat + row;
-    return flat < item.flats ? (item.query + flat / group) * width + (head + flat % group) * HEAD_DIM : -1;
-  });
-  copy_commit();
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < STAGES; i++) copy_k(i);
+  for (int i = 0; i < STAGES; i++) copy_k(i, old), copy_v(i, old);
+  wait_for_kernel_before();
+  copy_rows<FEW, 128>(q, x, threadIdx.x, [&](int row) -> i64 {
+    const int flat = item.flat + row;
+    return flat < item.flats ? (item.query + flat / group) * width + (head + flat % group) * HEAD_DIM : NOWHERE;
+  });
+  if (begin + STAGES * 64 > item.first || begin + 4 * KEYS > item.first)
 #pragma unroll
-  for (int i = 0; i < STAGES; i++) copy_v(i);
+    for (int i = 0; i < STAGES; i++) copy_k(i, young), copy_v(i, young);
+  copy_commit();
 
   int flat[2], visible[2];
 #pragma unroll
@@ -122,14 +130,17 @@ extern "C" __global__ void __launch_bounds__(128)
   for (int i = 0; i < KEYS / 2; i++) s[i] = 0;
 #pragma unroll
   for (int piece = 0; piece < KEYS / PIECE; piece++) {
-    // Copies in order: q, the first STAGES of k, as many of v, the rest of k.
-    if (piece < STAGES) copy_wait<2 * STAGES - 1>();
-    else copy_wait<STAGES - 1>();
-    if (piece == 0) __syncthreads(); // q is everybody's
-    else __syncwarp();
+    if (piece == 0) {
+      copy_wait<0>();
+      __syncthreads(); // q is everybody's
+    } else if (piece >= STAGES) {
+      copy_wait<STAGES - 1>();
+      __syncwarp();
+    }
     if (start + piece * PIECE < end) mma_dots<PIECE>(s + 8 * piece, q, 0, k + piece % STAGES * K_BYTES, 0);
     __syncwarp();
-    copy_k(piece + STAGES);
+    copy_k(piece + STAGES, all);
+    copy_commit();
   }
   mma_mask<KEYS>(s, visible);
   mma_top(s, top);
@@ -183,7 +194,8 @@ extern "C" __global__ void __launch_bounds__(128)
       }
     }
     __syncthreads();
-    copy_v(part + STAGES);
+    copy_v(part + STAGES, all);
+    copy_commit();
   }
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -213,6 +225,8 @@ extern "C" __global__ void __launch_bounds__(128)
     paged_mma_merge(const float *partial, const Item *items, int heads, int kvHeads, float plain, float log2e, bf16 *y) {
   constexpr int OWN = HEAD_DIM / 32;
   const Item item = items[blockIdx.x];
+  let_kernel_after_begin();
+  wait_for_kernel_before();
   if (item.query < 0) return;
   const int group = heads / kvHeads, lane = threadIdx.x % 32;
   for (int row = threadIdx.x / 32; row < FEW && item.flat + row < item.flats; row += 4) {
