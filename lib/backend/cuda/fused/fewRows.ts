@@ -1,17 +1,21 @@
 import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
+import { tensorMap } from "../tensorMap.js";
 import type { RopeTables } from "./rope.js";
 
-/** Rows up to which kernels/fewRows.cu beats cuBLASLt. */
+/** Rows up to which kernels/fewRowsHopper.cu beats cuBLASLt. */
 const MOST_ROWS = 8;
 /** Bytes of copies in flight that a block asks for; with the next kernel's block beside it they fill a multiprocessor's memory. */
 const IN_FLIGHT = 96 * 1024;
 const MOST_TILES = 11;
-/** Up to this width kernels/rmsNorm.cu gives a row 32 threads, whose order of additions kernels/fewRows.cu has too. */
+/** Columns of a box of the copy engine. */
+const BOX = 64;
+const ALIGNMENT = 1024;
+/** Up to this width kernels/rmsNorm.cu gives a row 32 threads, whose order of additions kernels/fewRowsHopper.cu has too. */
 const WIDEST_NORM = 4096;
 
-/** Whether a product goes to kernels/fewRows.cu, which gives the bits of cuBLASLt and is made for Hopper's memory. */
+/** Whether a product goes to kernels/fewRowsHopper.cu, which gives the bits of cuBLASLt and is made for Hopper's memory. */
 export function isFew(device: CudaDevice, a: ArrayRef, b: ArrayRef, spec: MatmulSpec): boolean {
   return (
     device.capability === 90 &&
@@ -35,28 +39,30 @@ export function multiplyFew(
   { m, n, k }: MatmulSpec,
 ): void {
   const { x, w, bias, residual, y } = addresses;
-  const { defines, ...launch } = division(device, { tiles: Math.ceil(n / 16), width: k, norm: false });
-  const fn = device.kernels.get("fewRows", "few_rows_plain", "pppppiii", defines, launch.shared);
-  device.launch(fn, [x, w, bias, residual, y, m, n, k], { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
+  const tiles = Math.ceil(n / 16);
+  const each = Math.ceil(tiles / device.multiprocessors);
+  const { defines, ...launch } = division(tiles, each <= 2 ? 1 : each, k, false);
+  const fn = device.kernels.get("fewRowsHopper", "few_rows_plain", "sspppiii", defines, launch.shared);
+  const weights = boxes(device, w, n, k, 16 * defines.TILES);
+  const args = [weights, boxes(device, x, m, k, MOST_ROWS), bias, residual, y, m, n, k];
+  device.launch(fn, args, { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
 }
 
-/** How blocks share weights of `tiles` tiles of 16 outputs and `width` columns; `norm`: whether the kernel normalizes x. */
-function division(
-  device: CudaDevice,
-  { tiles, width, norm }: { readonly tiles: number; readonly width: number; readonly norm: boolean },
-) {
-  const each = Math.ceil(tiles / device.multiprocessors);
-  // With a block's own normalized rows two blocks do not fit, so no multiprocessor may get a second.
-  const TILES = each <= 2 && !norm ? 1 : Math.min(each, MOST_TILES);
-  const STEP = TILES <= 2 && width % 128 === 0 ? 128 : 64;
-  const stage = 2 * STEP * (16 * TILES + (norm ? 0 : MOST_ROWS));
-  const STAGES = Math.min(width / STEP, Math.max(4, Math.floor(IN_FLIGHT / stage)));
-  const WARPS = TILES <= 2 ? 4 : TILES;
+function boxes(device: CudaDevice, address: number, rows: number, columns: number, boxRows: number): Uint8Array {
+  return tensorMap(device.driver, { address, rows, columns, boxRows, boxColumns: BOX });
+}
+
+/** Blocks of some tiles of 16 outputs each, for weights of `width` columns; `norm`: whether the kernel normalizes x. */
+function division(tiles: number, tilesOfBlock: number, width: number, norm: boolean) {
+  const TILES = Math.min(tilesOfBlock, MOST_TILES);
+  const BOXES = TILES === 1 ? 4 : TILES === 2 ? 2 : 1;
+  const stage = 2 * BOX * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
+  const STAGES = Math.min(Math.ceil(width / BOX / BOXES), Math.floor(IN_FLIGHT / stage));
   return {
-    defines: { TILES, WARPS, STEP, STAGES, NORM: norm ? 1 : 0 },
+    defines: { TILES, BOXES, STAGES, NORM: norm ? 1 : 0 },
     grid: [Math.ceil(tiles / TILES)] as const,
-    block: 32 * WARPS,
-    shared: STAGES * stage + (norm ? 2 * MOST_ROWS * width : 0),
+    block: 32 * (TILES + 1),
+    shared: STAGES * stage + (norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,
     overlaps: true,
   };
 }
@@ -70,17 +76,19 @@ export function fewRowsKernels(
   const normed = (x: ArrayRef, norm: ArrayRef, weight: ArrayRef): boolean => {
     const [[m, k], [n]] = [x.shape, weight.shape];
     const spec = { batch: 1, m, n, k, transposeA: false, transposeB: true };
-    return k <= WIDEST_NORM && at(norm) % 16 === 0 && isFew(device, x, weight, spec);
+    return k <= WIDEST_NORM && n % 16 === 0 && at(norm) % 16 === 0 && isFew(device, x, weight, spec);
   };
   return {
     normSwiglu(x, norm, eps, weight) {
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
-      if (!normed(x, norm, weight) || outputs % 16 !== 0) return undefined;
+      if (!normed(x, norm, weight)) return undefined;
       const half = outputs / 2;
       const y = empty(x.storage.dtype, rows * half, "normSwiglu");
-      const { defines, ...launch } = division(device, { tiles: outputs / 16, width, norm: true });
-      const fn = device.kernels.get("fewRows", "few_rows_swiglu", "ppfppiii", defines, launch.shared);
-      const args = [at(x), at(norm), eps, at(weight), whole(y), rows, half, width];
+      const tiles = outputs / 16;
+      const { defines, ...launch } = division(tiles, Math.ceil(tiles / device.multiprocessors), width, true);
+      const fn = device.kernels.get("fewRowsHopper", "few_rows_swiglu", "sppfpiii", defines, launch.shared);
+      const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
+      const args = [weights, at(x), at(norm), eps, whole(y), rows, half, width];
       device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
       return y;
     },
@@ -88,18 +96,23 @@ export function fewRowsKernels(
     qkvToCache(x, { norm, eps, weight, bias }, { positions, rows: places }, rotation, cache) {
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
       const { heads, kvHeads, headDim } = rotation;
-      if (!normed(x, norm, weight) || headDim % 32 !== 0) return undefined;
+      if (!normed(x, norm, weight) || headDim % 16 !== 0) return undefined;
+      // The outputs of a block are of one head; and there is no room for two blocks beside the attention that comes next.
+      const tiles = outputs / 16;
+      const fitting = [1, 2, 4, 8].filter((each) => headDim % (16 * each) === 0);
+      const each = fitting.find((each) => tiles / each <= device.multiprocessors) ?? fitting.at(-1)!;
+      const { defines, ...launch } = division(tiles, each, width, true);
       const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");
       const { cos, sin, positions: known } = tableFor(rotation);
-      const { defines, ...launch } = division(device, { tiles: outputs / 16, width, norm: true });
       const fn = device.kernels.get(
-        "fewRows",
+        "fewRowsHopper",
         "few_rows_qkv",
-        "ppfpppppipppiiii",
+        "sppfppppipppiiii",
         { ...defines, HEAD_DIM: headDim },
         launch.shared,
       );
-      const sources = [at(x), at(norm), eps, at(weight), bias ? at(bias) : 0, at(positions), cos, sin, known];
+      const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
+      const sources = [weights, at(x), at(norm), eps, bias ? at(bias) : 0, at(positions), cos, sin, known];
       const args = [...sources, at(places), whole(y), at(cache), rows, heads, kvHeads, width];
       device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
       return y;

@@ -41,6 +41,7 @@ __device__ __forceinline__ void copy_async(u32 shared, const void *from, bool th
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
+__device__ __forceinline__ void prefetch_second_level(const void *from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 // A kernel launched to overlap begins before the one before it has ended: what that wrote may be touched only after the first of
 // these, which every block has to come to. The second lets the kernel after this one begin.
 __device__ __forceinline__ void wait_for_kernel_before() {

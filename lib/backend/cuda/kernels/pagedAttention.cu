@@ -109,6 +109,15 @@ extern "C" __global__ void __launch_bounds__(128)
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < STAGES; i++) copy_k(i, old), copy_v(i, old);
+  // The others come at least as far as the second-level cache.
+  for (int key = threadIdx.x; key < CHUNK && rows[key] >= 0; key += 128) {
+      const i64 from = rows[key] * keys.pitch;
+#pragma unroll
+      for (int byte = 0; byte < HEAD_DIM * 2; byte += 128) {
+        if (key % KEYS >= STAGES * PIECE) prefetch_second_level((const char *)(keys.k + from) + byte);
+        if (key >= STAGES * 64) prefetch_second_level((const char *)(keys.v + from) + byte);
+      }
+    }
   wait_for_kernel_before();
   copy_rows<FEW, 128>(q, x, threadIdx.x, [&](int row) -> i64 {
     const int flat = item.flat + row;
