@@ -45,6 +45,7 @@ const scratch = z.strictObject({
 const model = z.union([z.strictObject({ path: z.string() }), z.strictObject({ scratch })]);
 
 const quickstart = z.strictObject({ name: z.literal("quickstart"), heldOutGames: count.default(512) });
+const smalltalk = quickstart.extend({ name: z.literal("smalltalk") });
 const medical = z.strictObject({
   name: z.literal("medical"),
   train: z.string().describe("MTMedDialog parquet file"),
@@ -85,7 +86,7 @@ const training = {
 
 const trainSchema = z.strictObject({
   ...training,
-  environment: z.discriminatedUnion("name", [quickstart, medical]),
+  environment: z.discriminatedUnion("name", [quickstart, smalltalk, medical]),
   steps: count.default(100),
   warmup: sft
     .nullable()
@@ -357,8 +358,8 @@ const crossChecks: readonly ((config: TrainConfig) => string | false | null | un
     "outcome.metrics: the weights must add up to more than 0; name the metrics that count",
   ({ warmup, environment }) =>
     warmup &&
-    environment.name !== "quickstart" &&
-    "warmup needs an environment with scripts (quickstart); fine-tune with `itpo sft` and set model.path",
+    environment.name === "medical" &&
+    "warmup needs an environment with scripts (quickstart, smalltalk); fine-tune with `itpo sft` and set model.path",
   ({ credit }) =>
     credit.method !== "norm_itpo" && credit.uniformMix > 0 && "credit.uniformMix goes with credit.method norm_itpo",
   ({ credit, advantage }) =>
