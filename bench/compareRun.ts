@@ -7,10 +7,13 @@ import { train } from "../rl/run.js";
 import { cellResult, cells } from "./compareCells.js";
 
 const [folder, game, cell, seed, ...overrides] = process.argv.slice(2);
-process.once("disconnect", () => process.exit(1));
+const parent = process.ppid;
+/** Where the live line would go. Training leaves the event loop no turn in which "disconnect" could come. */
+const watch = () => {
+  if (process.send && process.ppid !== parent) process.exit(1);
+};
 const own = [`seed=${seed}`, `output=${folder}`, ...cells.get(cell)!, ...overrides];
-const silent = () => {};
-const result = await train(await loadTrainConfig(game, own), { print: silent, stream: { write: silent } });
+const result = await train(await loadTrainConfig(game, own), { print: () => {}, stream: { write: watch } });
 const line = cellResult({ game, cell, seed: Number(seed), overrides }, result);
 if (process.send) process.send(line, () => process.exit());
 else console.log(JSON.stringify(line));
