@@ -152,6 +152,11 @@ const trainSchema = z.strictObject({
         .describe("train, then score; score in the training passes; score, then train; score only"),
       beta: z.number().positive().default(0.05),
       lambda: fraction.default(0).describe("of the recursion r[t] = β·q[t] + λ·r[t+1]"),
+      useOutcome: z
+        .boolean()
+        .default(false)
+        .describe("the last token's score gives way to what the conversation's scores lack of its outcome"),
+      granularity: z.enum(["token", "whole"]).default("token").describe("whole: the scores' sum on the last token"),
       norm: z.enum(["batch", "none"]).default("batch").describe("batch divides scores by the largest suffix sum"),
       normRanks: count
         .default(1)
