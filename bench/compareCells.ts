@@ -5,9 +5,9 @@ import type { RunResult } from "../rl/run.js";
 const credits = ["norm_itpo", "itpo", "shared"] as const;
 const estimators = ["rloo", "grpo", "ppo", "reinforce_plus_plus"] as const;
 
-/** Forms of RLOO by credit: `share` needs credit that sums to the outcome; with `shared` three of the four are one. */
+/** Forms of RLOO by credit: two need credit that divides the outcome; with `shared` all but `turn_index` are one. */
 const forms: Record<(typeof credits)[number], readonly string[]> = {
-  norm_itpo: ["turn_index", "reference", "row_total", "share"],
+  norm_itpo: ["turn_index", "reference", "row_total", "share", "advantage_share"],
   itpo: ["turn_index", "reference", "row_total"],
   shared: ["turn_index", "share"],
 };

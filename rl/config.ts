@@ -15,6 +15,8 @@ import {
   outcomeEstimators,
   type PolicyLossName,
   policyLossNames,
+  type RlooForm,
+  rlooForms,
 } from "./objective/index.js";
 
 const count = z.int().positive();
@@ -128,7 +130,10 @@ const trainSchema = z.strictObject({
   advantage: z
     .strictObject({
       estimator: z.enum(advantageEstimators as [AdvantageEstimator, ...AdvantageEstimator[]]).default("rloo"),
-      form: z.enum(["turn_index", "row_total", "share", "reference"]).default("turn_index").describe("of rloo"),
+      form: z
+        .enum(rlooForms as [RlooForm, ...RlooForm[]])
+        .default("turn_index")
+        .describe("of rloo"),
       normalise: z
         .enum(["rms", "whiten", "none"])
         .optional()
@@ -372,6 +377,11 @@ const crossChecks: readonly ((config: TrainConfig) => string | false | null | un
     advantage.form === "share" &&
     (credit.method === "itpo" || credit.method === "value") &&
     `advantage.form share needs credit that sums to the outcome, not ${credit.method}`,
+  ({ credit, advantage }) =>
+    advantage.estimator === "rloo" &&
+    advantage.form === "advantage_share" &&
+    ["itpo", "prime", "value"].includes(credit.method) &&
+    `advantage.form advantage_share needs credit by weights of the turns, not ${credit.method}`,
   ({ credit, advantage: { estimator } }) =>
     (outcomeEstimators as readonly string[]).includes(estimator) &&
     credit.method !== "shared" &&

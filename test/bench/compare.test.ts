@@ -20,7 +20,7 @@ test("three credits with four estimators, and every form of RLOO that is another
       t.true(cells.has(`${credit}/${estimator}`), `${credit}/${estimator}`);
     }
   }
-  t.is(cells.size, 18);
+  t.is(cells.size, 19);
   for (const game of ["quickstart", "smalltalk"]) {
     for (const [cell, overrides] of cells) {
       const { credit, advantage } = await loadTrainConfig(game, overrides);

@@ -2,7 +2,13 @@ import test, { type ExecutionContext } from "ava";
 import { createCpu } from "../../lib/index.js";
 import type { Environment } from "../../rl/environment.js";
 import { quickstartEnvironment } from "../../rl/environments/quickstart/game.js";
-import { advantageEstimators, creditMethods, outcomeEstimators, policyLossNames } from "../../rl/objective/index.js";
+import {
+  advantageEstimators,
+  creditMethods,
+  outcomeEstimators,
+  policyLossNames,
+  rlooForms,
+} from "../../rl/objective/index.js";
 import { Trainer, type TrainingStep } from "../../rl/trainer.js";
 import { valuesOf } from "../models/tiny.js";
 import { scripted, talker, tinyTraining } from "./support.js";
@@ -73,7 +79,7 @@ for (const override of [
   ...["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"].map(
     (aggregation) => `policy.aggregation=${aggregation}`,
   ),
-  ...["turn_index", "row_total", "share", "reference"].map((form) => `advantage.form=${form}`),
+  ...rlooForms.map((form) => `advantage.form=${form}`),
   ...["k1", "k2", "k3", "abs", "k3+"].map((estimator) => `policy.klEstimator=${estimator}`),
   ...["whiten", "none"].map((normalise) => `advantage.normalise=${normalise}`),
   ...outcomeEstimators.map((estimator) => `advantage.estimator=${estimator} credit.method=shared`),

@@ -19,6 +19,7 @@ import {
   prmPairLoss,
   type RewardRow,
   type Rewards,
+  rlooForms,
   type SftRow,
   sftLoss,
   type TokenRange,
@@ -53,9 +54,7 @@ const rowOf = (size: number): fc.Arbitrary<RewardRow> =>
 const rowsOf = (size: number) => fc.array(rowOf(size), { minLength: 1, maxLength: 9 });
 const normalisations = ["rms", "whiten", "none"] as const;
 const estimates: AdvantageOptions[] = [
-  ...(["turn_index", "row_total", "share", "reference"] as const).flatMap((form) =>
-    normalisations.map((normalise): AdvantageOptions => ({ form, normalise })),
-  ),
+  ...rlooForms.flatMap((form) => normalisations.map((normalise): AdvantageOptions => ({ form, normalise }))),
   ...advantageEstimators.map((estimator): AdvantageOptions => ({ estimator, gamma: 0.9, lambda: 0.8 })),
   { estimator: "reinforce_plus_plus", acrossTurns: false },
   { estimator: "grpo", normalise: "rms" },
