@@ -13,7 +13,8 @@ import { join } from "node:path";
 import koffi from "koffi";
 import { openDevice } from "../lib/index.js";
 import { loadTrainConfig } from "../rl/config.js";
-import { scriptBatches } from "../rl/environments/quickstart/warmup.js";
+import { quickstartScript } from "../rl/environments/quickstart/scripts.js";
+import { scriptBatches } from "../rl/environments/warmup.js";
 import { Learner } from "../rl/learner.js";
 import { openMetrics } from "../rl/report/metrics.js";
 import { openPolicy, openSetting } from "../rl/setup.js";
@@ -41,7 +42,11 @@ const policy = await openPolicy(config, backend, tokenizer);
 if (config.warmup) {
   const learner = new Learner(policy.model, config.warmup);
   const { batchSize: size } = config.warmup;
-  await fineTune(learner, config.warmup, scriptBatches(policy, { size, games: environment.size, seed: config.seed }));
+  await fineTune(
+    learner,
+    config.warmup,
+    scriptBatches(policy, quickstartScript, { size, games: environment.size, seed: config.seed }),
+  );
   learner.optimizer.dispose();
 }
 const trainer = new Trainer(config, { ...policy, policy: policy.model, environment });

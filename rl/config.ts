@@ -15,6 +15,8 @@ import {
   outcomeEstimators,
   type PolicyLossName,
   policyLossNames,
+  type RlooForm,
+  rlooForms,
 } from "./objective/index.js";
 
 const count = z.int().positive();
@@ -45,6 +47,7 @@ const scratch = z.strictObject({
 const model = z.union([z.strictObject({ path: z.string() }), z.strictObject({ scratch })]);
 
 const quickstart = z.strictObject({ name: z.literal("quickstart"), heldOutGames: count.default(512) });
+const smalltalk = quickstart.extend({ name: z.literal("smalltalk") });
 const medical = z.strictObject({
   name: z.literal("medical"),
   train: z.string().describe("MTMedDialog parquet file"),
@@ -85,7 +88,7 @@ const training = {
 
 const trainSchema = z.strictObject({
   ...training,
-  environment: z.discriminatedUnion("name", [quickstart, medical]),
+  environment: z.discriminatedUnion("name", [quickstart, smalltalk, medical]),
   steps: count.default(100),
   warmup: sft
     .nullable()
@@ -127,7 +130,10 @@ const trainSchema = z.strictObject({
   advantage: z
     .strictObject({
       estimator: z.enum(advantageEstimators as [AdvantageEstimator, ...AdvantageEstimator[]]).default("rloo"),
-      form: z.enum(["turn_index", "row_total", "share", "reference"]).default("turn_index").describe("of rloo"),
+      form: z
+        .enum(rlooForms as [RlooForm, ...RlooForm[]])
+        .default("turn_index")
+        .describe("of rloo"),
       normalise: z
         .enum(["rms", "whiten", "none"])
         .optional()
@@ -151,6 +157,11 @@ const trainSchema = z.strictObject({
         .describe("train, then score; score in the training passes; score, then train; score only"),
       beta: z.number().positive().default(0.05),
       lambda: fraction.default(0).describe("of the recursion r[t] = β·q[t] + λ·r[t+1]"),
+      useOutcome: z
+        .boolean()
+        .default(false)
+        .describe("the last token's score gives way to what the conversation's scores lack of its outcome"),
+      granularity: z.enum(["token", "whole"]).default("token").describe("whole: the scores' sum on the last token"),
       norm: z.enum(["batch", "none"]).default("batch").describe("batch divides scores by the largest suffix sum"),
       normRanks: count
         .default(1)
@@ -357,8 +368,8 @@ const crossChecks: readonly ((config: TrainConfig) => string | false | null | un
     "outcome.metrics: the weights must add up to more than 0; name the metrics that count",
   ({ warmup, environment }) =>
     warmup &&
-    environment.name !== "quickstart" &&
-    "warmup needs an environment with scripts (quickstart); fine-tune with `itpo sft` and set model.path",
+    environment.name === "medical" &&
+    "warmup needs an environment with scripts (quickstart, smalltalk); fine-tune with `itpo sft` and set model.path",
   ({ credit }) =>
     credit.method !== "norm_itpo" && credit.uniformMix > 0 && "credit.uniformMix goes with credit.method norm_itpo",
   ({ credit, advantage }) =>
@@ -366,6 +377,11 @@ const crossChecks: readonly ((config: TrainConfig) => string | false | null | un
     advantage.form === "share" &&
     (credit.method === "itpo" || credit.method === "value") &&
     `advantage.form share needs credit that sums to the outcome, not ${credit.method}`,
+  ({ credit, advantage }) =>
+    advantage.estimator === "rloo" &&
+    advantage.form === "advantage_share" &&
+    ["itpo", "prime", "value"].includes(credit.method) &&
+    `advantage.form advantage_share needs credit by weights of the turns, not ${credit.method}`,
   ({ credit, advantage: { estimator } }) =>
     (outcomeEstimators as readonly string[]).includes(estimator) &&
     credit.method !== "shared" &&

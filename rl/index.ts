@@ -18,6 +18,8 @@ export { medicalEnvironment } from "./environments/medical.js";
 export { quickstartEnvironment } from "./environments/quickstart/game.js";
 export { ceilings } from "./environments/quickstart/scripts.js";
 export { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
+export { smalltalkEnvironment, smalltalkTokenizer } from "./environments/smalltalk/game.js";
+export { smalltalkCeilings } from "./environments/smalltalk/scripts.js";
 export { type Evaluation, evaluate, probeConversations } from "./evaluate.js";
 export { type ItpoModels, type ItpoTask, itpoStep } from "./itpo.js";
 export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepReport } from "./learner.js";

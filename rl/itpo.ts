@@ -15,7 +15,8 @@ import { type ChatRenderer, cloneParameters, Qwen } from "../models/index.js";
 import { type RunModels, saveCheckpoint } from "./checkpoint.js";
 import { loadTrainConfig, type TrainConfig } from "./config.js";
 import type { Environment } from "./environment.js";
-import { scriptBatches } from "./environments/quickstart/warmup.js";
+import { quickstartScript } from "./environments/quickstart/scripts.js";
+import { scriptBatches } from "./environments/warmup.js";
 import { heldOutItems } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Loss, RowGradient, TokenRange } from "./objective/index.js";
@@ -219,7 +220,11 @@ async function main(overrides: readonly string[]): Promise<void> {
   const task = { config, chat: policy.chat, environment };
   if (config.warmup) {
     const scripts = { size: config.warmup.batchSize, games: environment.size, seed: config.seed };
-    await fineTune(new Learner(policy.model, config.warmup), config.warmup, scriptBatches(policy, scripts));
+    await fineTune(
+      new Learner(policy.model, config.warmup),
+      config.warmup,
+      scriptBatches(policy, quickstartScript, scripts),
+    );
   }
   const { prompts, samples, temperature } = config.rollout;
   const copy = (frozen: boolean) => new Qwen(policy.model.config, cloneParameters(policy.model.parameters, { frozen }));

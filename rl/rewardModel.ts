@@ -49,13 +49,18 @@ function scoresOf(
   outputs: readonly (Outputs | undefined)[],
   trajectories: readonly Trajectory[],
   reference: readonly Outputs[],
-  { prm }: TrainConfig,
+  config: TrainConfig,
 ): PrmScores {
+  const { useOutcome, ...options } = config.prm;
   const ratios = trajectories.map(({ turns, tokens }, i) => {
     const logprobs = outputs[i]?.logprobs;
     return logprobs ? logRatios(logprobs, reference[i].logprobs, turns) : new Float64Array(tokens.length);
   });
-  return { ratios, scores: trajectories.map(({ turns }, i) => tokenScores(ratios[i], turns, prm)) };
+  const scores = trajectories.map((trajectory, i) => {
+    const outcome = useOutcome ? prmLabel(trajectory, config) : undefined;
+    return tokenScores(ratios[i], trajectory.turns, { ...options, outcome });
+  });
+  return { ratios, scores };
 }
 
 /**

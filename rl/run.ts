@@ -12,7 +12,7 @@ import {
   saveCheckpoint,
 } from "./checkpoint.js";
 import { needsCritic, needsPrm, type TrainConfig } from "./config.js";
-import { scriptBatches } from "./environments/quickstart/warmup.js";
+import { scriptBatches } from "./environments/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
@@ -123,12 +123,16 @@ async function warmUp(
   config: TrainConfig,
   warmup: NonNullable<TrainConfig["warmup"]>,
   policy: Policy,
-  { environment }: Setting,
+  { environment, script }: Setting,
   { stream, signal }: RunOptions,
 ): Promise<void> {
   const line = openLiveLine({ steps: warmup.steps, stream });
   const learner = new Learner(policy.model, { ...warmup, microBatchTokens: config.microBatchTokens });
-  const batches = scriptBatches(policy, { size: warmup.batchSize, games: environment.size, seed: config.seed });
+  const batches = scriptBatches(policy, script!, {
+    size: warmup.batchSize,
+    games: environment.size,
+    seed: config.seed,
+  });
   const started = performance.now();
   let tokens = 0;
   await fineTune(learner, warmup, batches, ({ step, loss, skipped, tokens: more }) => {

@@ -14,8 +14,11 @@ import type { ScratchModel, SftConfig, TrainConfig } from "./config.js";
 import type { Environment } from "./environment.js";
 import { medicalEnvironment } from "./environments/medical.js";
 import { quickstartEnvironment } from "./environments/quickstart/game.js";
-import { ceilings } from "./environments/quickstart/scripts.js";
+import { type Ceilings, ceilings, quickstartScript } from "./environments/quickstart/scripts.js";
 import { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
+import { smalltalkEnvironment, smalltalkTokenizer } from "./environments/smalltalk/game.js";
+import { smalltalkCeilings, smalltalkScript } from "./environments/smalltalk/scripts.js";
+import type { ScriptWriter } from "./environments/warmup.js";
 import type { Level } from "./report/chart.js";
 
 /** A model with what turns text into its tokens. */
@@ -30,6 +33,8 @@ export interface Setting {
   readonly environment: Environment;
   /** The environment's own tokenizer, for models from scratch. */
   readonly tokenizer?: Tokenizer;
+  /** What a warm-up trains on, where the environment has it. */
+  readonly script?: ScriptWriter;
   /** Outcomes to compare with, where the environment knows them. */
   readonly ceilings: readonly Level[];
 }
@@ -40,15 +45,19 @@ const settings: {
   [N in EnvironmentConfig["name"]]: (config: Extract<EnvironmentConfig, { name: N }>) => Promise<Setting>;
 } = {
   async quickstart({ heldOutGames }) {
-    const { answerAtOnce, fixedScript, oracle } = ceilings();
     return {
       environment: quickstartEnvironment({ heldOutGames }),
       tokenizer: quickstartTokenizer(),
-      ceilings: [
-        { label: "answers at once", value: answerAtOnce },
-        { label: "best fixed script", value: fixedScript },
-        { label: "oracle", value: oracle },
-      ],
+      script: quickstartScript,
+      ceilings: levels(ceilings()),
+    };
+  },
+  async smalltalk({ heldOutGames }) {
+    return {
+      environment: smalltalkEnvironment({ heldOutGames }),
+      tokenizer: smalltalkTokenizer(),
+      script: smalltalkScript,
+      ceilings: levels(smalltalkCeilings()),
     };
   },
   async medical({ train: path, heldOutShare, systemPrompt }) {
@@ -56,6 +65,14 @@ const settings: {
     return { environment: medicalEnvironment({ train, heldOut, systemPrompt }), ceilings: [] };
   },
 };
+
+function levels({ answerAtOnce, fixedScript, oracle }: Ceilings): Level[] {
+  return [
+    { label: "answers at once", value: answerAtOnce },
+    { label: "best fixed script", value: fixedScript },
+    { label: "oracle", value: oracle },
+  ];
+}
 
 /** Builds the environment that a config names. */
 export function openSetting(config: EnvironmentConfig): Promise<Setting> {

@@ -34,6 +34,8 @@ export interface Member {
   readonly index: number;
   readonly turns: readonly TokenRange[];
   readonly rewards: RowRewards;
+  /** Shares of the outcome per turn, where credit divides it by weights. */
+  readonly weights?: Float64Array;
   readonly advantages: Float64Array;
   readonly returns: Float64Array;
 }
@@ -51,7 +53,8 @@ export function gather(rows: readonly RewardRow[], rewards: Rewards) {
     const rowRewards = rewards.rows[i];
     if (!rowRewards) return;
     const group = groups.get(row.group) ?? { members: [], totals: new Set() };
-    group.members.push({ index: i, turns: row.turns, rewards: rowRewards, ...streams[i] });
+    const weights = rewards.weights?.[i];
+    group.members.push({ index: i, turns: row.turns, rewards: rowRewards, weights, ...streams[i] });
     group.totals.add(totalReward(row));
     groups.set(row.group, group);
   });

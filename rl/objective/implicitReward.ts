@@ -27,21 +27,38 @@ export interface TokenScoreOptions {
    * its score.
    */
   readonly reference?: boolean;
+  /**
+   * As PRIME's `prime_use_gt`: β·q of the row's last sampled token (of its last token, in the reference's form) gives way
+   * to what is missing for the row to sum to this, the outcome to predict. Default: it stays.
+   */
+  readonly outcome?: number;
+  /** `whole`: the row's scores are summed on its last sampled token. Default `token`. */
+  readonly granularity?: "token" | "whole";
 }
 
 /** Token scores r of a row from its log-ratios q, at the sampled tokens; 0 elsewhere. */
 export function tokenScores(
   ratios: Float64Array,
   turns: readonly TokenRange[],
-  { beta, lambda = 0, reference = false }: TokenScoreOptions,
+  { beta, lambda = 0, reference = false, outcome, granularity = "token" }: TokenScoreOptions,
 ): Float64Array {
+  const scores = new Float64Array(ratios.length);
+  if (turns.length === 0) return scores;
+  const lastSampled = turns[turns.length - 1].end - 1;
+  const own = ratios.map((ratio) => beta * ratio);
+  if (outcome !== undefined) {
+    const last = reference ? own.length - 1 : lastSampled;
+    own[last] = 0;
+    own[last] = outcome - own.reduce((sum, score) => sum + score, 0);
+  }
   const rewards = new Float64Array(ratios.length);
   let next = 0;
-  for (let t = ratios.length - 1; t >= 0; t--) rewards[t] = next = beta * ratios[t] + lambda * next;
+  for (let t = ratios.length - 1; t >= 0; t--) rewards[t] = next = own[t] + lambda * next;
   if (reference) rewards[rewards.length - 1] = 0;
-  const scores = new Float64Array(rewards.length);
   for (const { start, end } of turns) scores.set(rewards.subarray(start, end), start);
-  return scores;
+  if (granularity === "token") return scores;
+  const sum = scores.reduce((total, score) => total + score, 0);
+  return scores.fill(0).fill(sum, lastSampled, lastSampled + 1);
 }
 
 /**

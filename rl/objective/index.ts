@@ -21,7 +21,7 @@ export { type GaeOptions, gae } from "./estimators/gae.js";
 export { type GrpoOptions, grpo } from "./estimators/grpo.js";
 export { type OutcomeEstimator, outcomeAdvantages, outcomeEstimators } from "./estimators/outcome.js";
 export { type ReinforcePlusPlusOptions, reinforcePlusPlus, remax } from "./estimators/reinforce.js";
-export { type RlooForm, type RlooOptions, rloo } from "./estimators/rloo.js";
+export { type RlooForm, type RlooOptions, rloo, rlooForms } from "./estimators/rloo.js";
 export { logRatios, primeNorm, type TokenScoreOptions, tokenScores } from "./implicitReward.js";
 export { type ImportanceOptions, importanceWeights } from "./importance.js";
 export { type KlEstimate, type KlEstimator, klEstimators } from "./kl.js";

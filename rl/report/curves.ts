@@ -51,6 +51,20 @@ const RULES: readonly Rule[] = [
     curves: named({ "prm/accuracy": "training", "prm/held_out_accuracy": "held-out" }),
   },
   {
+    group: "Critic",
+    title: "Critic loss",
+    note: "half the squared error of a value",
+    curves: named({ "critic/vf_loss": "training" }),
+  },
+  {
+    group: "Critic",
+    title: "Explained variance",
+    note: "1: the values are the returns",
+    range: [0, 1],
+    curves: named({ "critic/vf_explained_var": "training" }),
+  },
+  { group: "Critic", title: "Mean value", curves: named({ "critic/vpred_mean": "training" }) },
+  {
     group: "Fine-tuning",
     title: "Loss",
     note: "nats a token",
@@ -67,6 +81,7 @@ const GROUPS: Readonly<Record<string, string>> = {
   outcome: "Outcome and credit",
   held_out: "Outcome and credit",
   prm: "Process reward model",
+  critic: "Critic",
   policy: "Policy",
   rollout: "Rollout and time",
   sft: "Fine-tuning",

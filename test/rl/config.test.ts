@@ -119,6 +119,7 @@ test("what does not go together is refused", async (t) => {
   await refuse(/credit\.uniformMix goes with credit\.method norm_itpo/, "credit.method=itpo", "credit.uniformMix=0.1");
   await refuse(/advantage\.form share needs credit that sums/, "advantage.form=share", "credit.method=itpo");
   await refuse(/advantage\.form share needs credit that sums/, "advantage.form=share", "credit.method=value");
+  await refuse(/advantage_share needs credit by weights/, "advantage.form=advantage_share", "credit.method=prime");
   await refuse(/opo knows whole conversations only; set credit\.method=shared/, "advantage.estimator=opo");
   await refuse(/advantage\.gamma goes with/, "advantage.gamma=0.9");
   await refuse(/advantage\.lambda goes with/, "advantage.lambda=0.9", "advantage.estimator=reinforce_plus_plus");

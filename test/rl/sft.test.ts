@@ -1,7 +1,8 @@
 import test from "ava";
 import { tokenizeDialogue } from "../../rl/dialogue.js";
 import { quickstartEnvironment } from "../../rl/environments/quickstart/game.js";
-import { scriptBatches } from "../../rl/environments/quickstart/warmup.js";
+import { quickstartScript } from "../../rl/environments/quickstart/scripts.js";
+import { scriptBatches } from "../../rl/environments/warmup.js";
 import { forwardRows, Learner } from "../../rl/learner.js";
 import { sftLoss } from "../../rl/objective/index.js";
 import { rollout } from "../../rl/rollout.js";
@@ -18,7 +19,7 @@ const options = {
 /** A tiny model fine-tuned on the game's random scripts. */
 async function fineTuned() {
   const parts = talker();
-  const batch = scriptBatches(parts, { size: options.batchSize, games: 1000, seed: 1 });
+  const batch = scriptBatches(parts, quickstartScript, { size: options.batchSize, games: 1000, seed: 1 });
   const steps: SftStep[] = [];
   const learner = new Learner(parts.policy, options);
   await fineTune(learner, options, batch, (step) => void steps.push(step));
@@ -68,7 +69,7 @@ test("the loss is the cross-entropy of the assistant's tokens, in nats a token",
 test("each step takes one optimizer step at its own learning rate", async (t) => {
   const few = { ...options, steps: 4, warmupSteps: 2 };
   const [model, other] = [talker(), talker()];
-  const batch = scriptBatches(model, { size: 4, games: 100, seed: 1 });
+  const batch = scriptBatches(model, quickstartScript, { size: 4, games: 100, seed: 1 });
   await fineTune(new Learner(model.policy, few), few, batch);
   const learner = new Learner(other.policy, few);
   for (const [i, share] of [0.5, 1, 0.55, 0.1].entries()) {
@@ -116,7 +117,7 @@ test("a dialogue without an assistant's turn cannot be learnt from", (t) => {
 
 test("warm-up batches differ by step and seed, and can be had again", (t) => {
   const parts = talker();
-  const batches = (seed: number) => scriptBatches(parts, { size: 4, games: 100, seed });
+  const batches = (seed: number) => scriptBatches(parts, quickstartScript, { size: 4, games: 100, seed });
   t.deepEqual(batches(1)(5), batches(1)(5));
   t.notDeepEqual(batches(1)(5), batches(1)(6));
   t.notDeepEqual(batches(1)(5), batches(2)(5));

@@ -2,7 +2,13 @@ import test, { type ExecutionContext } from "ava";
 import { createCpu } from "../../lib/index.js";
 import type { Environment } from "../../rl/environment.js";
 import { quickstartEnvironment } from "../../rl/environments/quickstart/game.js";
-import { advantageEstimators, creditMethods, policyLossNames } from "../../rl/objective/index.js";
+import {
+  advantageEstimators,
+  creditMethods,
+  outcomeEstimators,
+  policyLossNames,
+  rlooForms,
+} from "../../rl/objective/index.js";
 import { Trainer, type TrainingStep } from "../../rl/trainer.js";
 import { valuesOf } from "../models/tiny.js";
 import { scripted, talker, tinyTraining } from "./support.js";
@@ -73,11 +79,15 @@ for (const override of [
   ...["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"].map(
     (aggregation) => `policy.aggregation=${aggregation}`,
   ),
-  ...["turn_index", "row_total", "share", "reference"].map((form) => `advantage.form=${form}`),
+  ...rlooForms.map((form) => `advantage.form=${form}`),
   ...["k1", "k2", "k3", "abs", "k3+"].map((estimator) => `policy.klEstimator=${estimator}`),
   ...["whiten", "none"].map((normalise) => `advantage.normalise=${normalise}`),
-  ...advantageEstimators.map((estimator) => `advantage.estimator=${estimator} credit.method=shared`),
-  ...["ppo", "grpo", "reinforce_plus_plus", "remax"].map((estimator) => `advantage.estimator=${estimator}`),
+  ...outcomeEstimators.map((estimator) => `advantage.estimator=${estimator} credit.method=shared`),
+  ...creditMethods.flatMap((method) =>
+    advantageEstimators
+      .filter((estimator) => !(outcomeEstimators as readonly string[]).includes(estimator))
+      .map((estimator) => `credit.method=${method} advantage.estimator=${estimator}`),
+  ),
   "advantage.estimator=ppo credit.method=prime advantage.gamma=0.9 advantage.lambda=0.9",
   ...policyLossNames.map((loss) => `policy.loss=${loss} policy.aggregation=seq-mean-token-mean policy.miniBatch=9`),
   ...["token", "sequence"].flatMap((level) =>
@@ -89,6 +99,8 @@ for (const override of [
   ...["after", "reverse", "none"].map((update) => `prm.update=${update}`),
   ...["dpo", "bon_acc", "bon_rm"].map((loss) => `prm.loss=${loss} prm.label=hard prm.miniBatch=3`),
   "prm.lambda=0.5 prm.norm=none",
+  "prm.lambda=0.5 prm.useOutcome=true",
+  "prm.granularity=whole",
   "prm.reference=true prm.normRanks=2",
   "rollout.dynamicSampling=true",
   "outcome.wordPenalty=0.001",

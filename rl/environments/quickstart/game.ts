@@ -92,37 +92,53 @@ export function replyTo(game: Game, slot: number): string {
 
 /** Index of the assistant turn that asked for the slot that matters, which is what made the answer known. */
 export function usefulTurn(game: Game, messages: readonly Message[]): number | undefined {
-  const turns = messages.filter(({ role }) => role === "assistant").map(({ content }) => readTurn(content));
+  const turns = assistantTurns(messages).map(readTurn);
   const index = turns.findIndex((turn) => turn && "asked" in turn && turn.asked === game.slot);
   return index >= 0 ? index : undefined;
 }
 
 /** The game as an environment; its metric is `accuracy`, 1 for the right answer. */
 export function quickstartEnvironment({ heldOutGames = 512 } = {}): Environment {
+  return gameEnvironment("quickstart", heldOutGames, (game, turns) => {
+    const turn = readTurn(turns[turns.length - 1]);
+    return turn && "asked" in turn && turns.length <= maxQuestions ? replyTo(game, turn.asked) : undefined;
+  });
+}
+
+/**
+ * An environment of these games: `reply` is the user's answer to the assistant's turns so far, or undefined where the
+ * game ends. Whatever the rules, the metric is `accuracy`, 1 where the last turn picks the right value.
+ */
+export function gameEnvironment(
+  name: string,
+  heldOutGames: number,
+  reply: (game: Game, turns: readonly string[]) => string | undefined,
+): Environment {
   return {
-    name: "quickstart",
+    name,
     size: bySplit.train.length * 4 ** (slots.length - 1),
     heldOutSize: heldOutGames,
     metrics: ["accuracy"],
-    begin: (task, { split }) => episode(gameOf(task, split)),
+    begin: (task, { split }) => episode(gameOf(task, split), reply),
   };
 }
 
-function episode(game: Game): Episode {
+function episode(game: Game, reply: Parameters<typeof gameEnvironment>[2]): Episode {
   return {
     opening: [{ role: "user", content: game.opening }],
     reply(messages) {
-      const questions = messages.filter(({ role }) => role === "assistant").length;
-      const turn = readTurn(messages[messages.length - 1].content);
-      if (!turn || "picked" in turn || questions > maxQuestions) return { kind: "done" };
-      return { kind: "message", content: replyTo(game, turn.asked) };
+      const content = reply(game, assistantTurns(messages));
+      return content === undefined ? { kind: "done" } : { kind: "message", content };
     },
     usefulTurn: (messages) => usefulTurn(game, messages),
     score(messages) {
-      const turns = messages.filter(({ role }) => role === "assistant").map(({ content }) => readTurn(content));
-      const last = turns.at(-1);
+      const last = readTurn(assistantTurns(messages).at(-1) ?? "");
       const picked = last && "picked" in last ? last.picked : undefined;
       return { accuracy: picked === slots[game.slot].values[game.values[game.slot]] ? 1 : 0 };
     },
   };
+}
+
+function assistantTurns(messages: readonly Message[]): string[] {
+  return messages.filter(({ role }) => role === "assistant").map(({ content }) => content);
 }

@@ -1,6 +1,10 @@
 import type { RandomStream } from "../../../lib/index.js";
 import type { Message } from "../../../models/index.js";
-import { answer, type Game, maxQuestions, question, replyTo, slots } from "./game.js";
+import type { ScriptWriter } from "../warmup.js";
+import { answer, type Game, gameOf, maxQuestions, question, replyTo, slots } from "./game.js";
+
+/** Warm-up scripts of the game. */
+export const quickstartScript: ScriptWriter = (task, random) => randomScript(gameOf(task, "train"), random);
 
 /**
  * A conversation of somebody who knows the rules and nothing else: asks for two slots at random and answers with the

@@ -5,10 +5,15 @@ const template =
   "{% for message in messages %}{{ '<' + message.role + '> ' + message.content + ' <end> ' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}";
 
-/** The game's tokenizer: one token a word, and the chat template that goes with it. */
+/** The game's tokenizer. */
 export function quickstartTokenizer(): Tokenizer {
+  return gameTokenizer(words);
+}
+
+/** One token a word, and the chat template that goes with it. */
+export function gameTokenizer(vocabulary: readonly string[]): Tokenizer {
   return wordLevelTokenizer({
-    words,
+    words: vocabulary,
     specialTokens: ["<pad>", "<unknown>", "<end>", "<user>", "<assistant>"],
     unknown: "<unknown>",
     config: { chatTemplate: template, eosToken: "<end>", padToken: "<pad>" },

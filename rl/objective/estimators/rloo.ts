@@ -11,6 +11,9 @@ import { countTokens, type TokenRange } from "../turns.js";
  *     turn_index  A[i,k] = G[i,k] − mean of G[i',k] over the siblings that reached turn k
  *     row_total   A[i,k] = G[i,k] − mean of R_i'
  *     share       A[i,k] = K_i·ρ[i,k] − mean of R_i'       (a conversation's reward counts whole in every turn)
+ *     advantage_share
+ *                 A[i,k] = K_i·w[i,k]·(R_i − mean of R_i') where that is positive, R_i − mean of R_i' else; w the weights by
+ *                 which credit divides the outcome, 1/K_i where it does not
  *     reference   the reference implementation: with x_i the mean of ρ[i,·] and n the group's size,
  *                 A'[i,k] = ρ[i,k]·n/(n−1) − Σ_i' x_i'/(n−1), i' = i included, and A[i,k] = Σ_{j≥k} A'[i,j]
  *
@@ -20,10 +23,12 @@ import { countTokens, type TokenRange } from "../turns.js";
  *
  * `turn_index` is 0 where outcomes, turn counts and credit are equal; but when the policy decides the number of turns
  * and credit is a share of the outcome, it drifts to longer talks. `row_total` punishes late turns. `share` with
- * uniform credit is the RLOO of the shared outcome. `reference` charges a price per turn: a longer row with an equal
+ * uniform credit is the RLOO of the shared outcome. `advantage_share` is 0 wherever outcomes are equal, however many the
+ * turns and whatever the credit; a loss is every turn's alike, since weights say which turn earned, not which one lost.
+ * `reference` charges a price per turn: a longer row with an equal
  * outcome comes out worse.
  */
-export type RlooForm = "turn_index" | "row_total" | "share" | "reference";
+export type RlooForm = "turn_index" | "row_total" | "share" | "advantage_share" | "reference";
 
 export interface RlooOptions {
   /** Default `turn_index`. */
@@ -81,6 +86,17 @@ const forms: Record<RlooForm, Form> = {
     return 0;
   },
 
+  advantage_share(group) {
+    const base = leaveOneOut(group.map(totalOf));
+    group.forEach(({ turns, weights, advantages }, i) => {
+      turns.forEach(({ start, end }, k) => {
+        const share = weights && base[i] > 0 ? turns.length * weights[k] : 1;
+        advantages.fill(share * base[i], start, end);
+      });
+    });
+    return 0;
+  },
+
   reference(group) {
     const factor = group.length > 1 ? group.length / (group.length - 1) : 1;
     const turnMeans = group.map(({ rewards }) => mean(rewards.turns));
@@ -98,6 +114,8 @@ const forms: Record<RlooForm, Form> = {
     return 0;
   },
 };
+
+export const rlooForms = Object.keys(forms) as RlooForm[];
 
 /**
  * Leave-one-out advantages of every token from rewards of turns, tokens and conversations. Excluded rows do not count

@@ -10,10 +10,7 @@ import {
   logRatios,
   normItpoWeights,
   pairAccuracy,
-  policyLoss,
   primeNorm,
-  prmLoss,
-  prmPairLoss,
   type RewardRow,
   type Rewards,
   reinforcePlusPlus,
@@ -22,9 +19,9 @@ import {
   tokenScores,
   turnRanges,
   turnSums,
-  valueLoss,
   whiten,
 } from "../../../rl/objective/index.js";
+import { goldenLosses } from "./goldenLosses.js";
 import { evaluate, golden } from "./support.js";
 import { rewardRows, sampled, type Vector, vector } from "./vectors.js";
 
@@ -65,27 +62,9 @@ const itpo = golden.itpo_advantages.map((c): Vector => {
 
 const implicit = golden.implicit_reward.flatMap((c, n): Vector[] => {
   const turns = c.response_mask.map(turnRanges);
-  const rows = (labels: readonly number[]) =>
-    labels.map((label, i) => ({
-      ...{ turns: turns[i], label, group: 0 },
-      referenceLogprobs: new Float64Array(c.q[i].length),
-    }));
-  const outputs = c.q.map((logprobs) => ({ logprobs }));
-  const result = (loss: ReturnType<typeof prmPairLoss>, labels: readonly number[]) => {
-    const { value, gradients } = evaluate(loss, rows(labels), outputs);
-    return [[value], ...gradients.map(({ logprobs }) => logprobs)];
-  };
   const totals = c.q.map((row, i) => sum(turnSums(row, turns[i])));
-  const pair = (form: "dpo" | "bon_acc" | "bon_rm") => () =>
-    result(prmPairLoss({ beta: c.beta, form }), c.binary_scores);
   const name = (what: string) => `implicit_reward ${n} ${what}`;
-  const ce = [[c.ce_loss], ...c.ce_grad_q];
   return [
-    vector(name("ce"), () => result(prmLoss({ beta: c.beta }), c.scores), ce, 1e-6),
-    vector(name("ce as float32"), () => result(prmLoss({ beta: c.beta, reference: true }), c.scores), ce, 1e-6),
-    vector(name("dpo"), pair("dpo"), [[c.dpo_none.loss], ...c.dpo_none.grad_q], 1e-9),
-    vector(name("bon_acc"), pair("bon_acc"), [[c.dpo_bon_acc.loss], ...c.dpo_bon_acc.grad_q], 1e-9),
-    vector(name("bon_rm"), pair("bon_rm"), [[c.dpo_bon_rm.loss], ...c.dpo_bon_rm.grad_q], 1e-9),
     vector(
       name("dpo_accuracy"),
       () => [
@@ -126,39 +105,6 @@ const policy = golden.policy.flatMap((c, n): Vector[] => {
   const name = (what: string) => `policy ${n} ${what}`;
   const inTurns = (table: readonly ArrayLike<number>[]) => sampled(table, turns);
 
-  const policyRows = turns.map((row, i) => ({
-    turns: row,
-    oldLogprobs: c.old_log_prob[i],
-    advantages: c.advantages[i],
-  }));
-  const outputs = c.log_prob.map((logprobs) => ({ logprobs }));
-  const vanilla = c.vanilla.map((v) =>
-    vector(
-      name(`vanilla ${v.agg} ${v.clip_high}`),
-      () => {
-        const loss = policyLoss({
-          ...{ aggregation: v.agg, clipLow: v.clip_low, clipHigh: v.clip_high, dualClip: v.clip_c },
-          normLength: c.response_mask[0].length,
-        });
-        const { value, gradients, metrics } = evaluate(loss, policyRows, outputs);
-        const { clipfrac, ppo_kl, clipfrac_lower } = metrics;
-        return [[value, clipfrac, ppo_kl, clipfrac_lower], ...gradients.map(({ logprobs }) => logprobs)];
-      },
-      [[v.loss, v.clipfrac, v.approx_kl, v.clipfrac_lower], ...v.grad_log_prob],
-      1e-6,
-    ),
-  );
-  const gspo = vector(
-    name("gspo"),
-    () => {
-      const loss = policyLoss({ loss: "gspo", clipLow: c.gspo.clip_low, clipHigh: c.gspo.clip_high });
-      const { value, gradients, metrics } = evaluate(loss, policyRows, outputs);
-      return [[value, metrics.clipfrac], ...gradients.map(({ logprobs }) => logprobs)];
-    },
-    [[c.gspo.loss, c.gspo.clipfrac], ...c.gspo.grad_log_prob],
-    1e-6,
-  );
-
   const d = c.log_prob.map((row, i) => row.map((value, t) => value - c.ref_log_prob[i][t]));
   const kl = Object.entries({ kl: "k1", abs: "abs", mse: "k2", low_var_kl: "k3" } as const).map(
     ([theirs, ours]): Vector => {
@@ -196,8 +142,6 @@ const policy = golden.policy.flatMap((c, n): Vector[] => {
     returns: readonly ArrayLike<number>[];
   }) => [...inTurns(advantages), ...inTurns(returns)];
   return [
-    ...vanilla,
-    gspo,
     ...kl,
     vector(
       name("gae"),
@@ -205,14 +149,6 @@ const policy = golden.policy.flatMap((c, n): Vector[] => {
       streams(c.gae),
     ),
     vector(name("gae_1_1"), () => streams(gae(rows, perToken, c.values)), streams(c.gae_1_1)),
-    vector(name("value_loss"), () => {
-      const { value, gradients, metrics } = evaluate(
-        valueLoss({ clip: c.value_loss.cliprange }),
-        turns.map((row, i) => ({ turns: row, oldValues: c.values[i], returns: c.value_loss.returns[i] })),
-        c.vpreds.map((values) => ({ logprobs: values, values })),
-      );
-      return [[value, metrics.vf_clipfrac], ...gradients.map(({ values }) => values ?? [])];
-    }, [[c.value_loss.loss, c.value_loss.clipfrac], ...c.value_loss.grad_vpreds]),
     estimated("grpo", { estimator: "grpo" }),
     estimated("dr_grpo", { estimator: "dr_grpo" }),
     estimated("rloo", { estimator: "rloo", form: "row_total", normalise: "none" }),
@@ -234,4 +170,16 @@ const policy = golden.policy.flatMap((c, n): Vector[] => {
   ];
 });
 
-export const goldenVectors: readonly Vector[] = [...itpo, ...implicit, ...policy];
+const losses = goldenLosses.map(
+  ({ name, loss, output, inputs, rows, value, metrics, gradients, tolerance }): Vector => {
+    const outputs = inputs.map((row) => ({ logprobs: row, values: row }));
+    const result = () => {
+      const actual = evaluate(loss, rows(0), outputs);
+      const named = Object.keys(metrics).map((metric) => actual.metrics[metric]);
+      return [[actual.value, ...named], ...actual.gradients.map((row) => row[output] ?? [])];
+    };
+    return vector(name, result, [[value, ...Object.values(metrics)], ...gradients], tolerance);
+  },
+);
+
+export const goldenVectors: readonly Vector[] = [...itpo, ...implicit, ...policy, ...losses];

@@ -11,15 +11,22 @@ import {
   type Loss,
   lengthShares,
   type Outputs,
+  type PolicyRow,
+  type PrmPairRow,
   policyLoss,
   policyLossNames,
   prmLoss,
+  prmPairLoss,
   type RewardRow,
   type Rewards,
+  rlooForms,
+  type SftRow,
   sftLoss,
+  type TokenRange,
   turnRanges,
   turnRewards,
   turnSums,
+  type ValueRow,
   valueLoss,
 } from "../../../rl/objective/index.js";
 import { close, evaluate, near } from "./support.js";
@@ -47,9 +54,7 @@ const rowOf = (size: number): fc.Arbitrary<RewardRow> =>
 const rowsOf = (size: number) => fc.array(rowOf(size), { minLength: 1, maxLength: 9 });
 const normalisations = ["rms", "whiten", "none"] as const;
 const estimates: AdvantageOptions[] = [
-  ...(["turn_index", "row_total", "share", "reference"] as const).flatMap((form) =>
-    normalisations.map((normalise): AdvantageOptions => ({ form, normalise })),
-  ),
+  ...rlooForms.flatMap((form) => normalisations.map((normalise): AdvantageOptions => ({ form, normalise }))),
   ...advantageEstimators.map((estimator): AdvantageOptions => ({ estimator, gamma: 0.9, lambda: 0.8 })),
   { estimator: "reinforce_plus_plus", acrossTurns: false },
   { estimator: "grpo", normalise: "rms" },
@@ -148,7 +153,9 @@ test("length shares sum to one", (t) => {
 });
 
 const numbers = fc.array(fc.double({ min: -4, max: 0, noNaN: true }), { minLength: 30, maxLength: 30 });
-const lossRow = fc
+type LossRow = PolicyRow & PrmPairRow & ValueRow & SftRow;
+
+const lossRow: fc.Arbitrary<LossRow> = fc
   .record({
     row: rowOf(1),
     label: fc.double({ min: 0, max: 1, noNaN: true }),
@@ -158,8 +165,7 @@ const lossRow = fc
   })
   .map(({ row, label, old, reference, weights }) => ({
     turns: row.turns,
-    label,
-    weights,
+    ...{ label, weights, group: row.group },
     oldLogprobs: old,
     referenceLogprobs: reference,
     advantages: row.scores ?? [],
@@ -169,7 +175,7 @@ const lossRow = fc
   }));
 const output: fc.Arbitrary<Outputs> = fc.record({ logprobs: numbers, entropy: numbers, values: numbers });
 
-const losses: Loss<ReturnType<typeof lossRow.generate>["value"]>[] = [
+const losses: Loss<LossRow>[] = [
   ...(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"] as const).map(
     (aggregation) => policyLoss({ aggregation, normLength: 30, kl: { coefficient: 0.1 }, entropyCoefficient: 0.01 }),
   ),
@@ -210,6 +216,39 @@ test("cutting a mini-batch into micro-batches leaves gradients the same bits; va
         }
         close(t, value, whole.value, 1e-10, loss.name);
         for (const [name, expected] of Object.entries(whole.metrics)) close(t, metrics[name], expected, 1e-10, name);
+      }
+    }),
+    { numRuns: 60 },
+  );
+  t.pass();
+});
+
+test("losses of inputs of up to 1e4, over no token, one or more, stay finite", (t) => {
+  const batchwise = policyLossNames.map((loss) => policyLoss({ loss })).filter(({ scope }) => scope === "batch");
+  const extreme = fc.array(fc.oneof(real(1e4), fc.constantFrom(-1e4, 0, 1e4)), { minLength: 30, maxLength: 30 });
+  const row: fc.Arbitrary<LossRow> = fc.record({
+    ...{ advantages: extreme, oldLogprobs: extreme, referenceLogprobs: extreme, oldValues: extreme, returns: extreme },
+    turns: fc.oneof(
+      fc.constantFrom<TokenRange[]>([], [{ start: 3, end: 4 }]),
+      rowOf(1).map(({ turns }) => turns),
+    ),
+    ...{ label: fc.double({ min: 0, max: 1, noNaN: true }), importance: fc.constant(Array<number>(30).fill(1)) },
+    ...{ weights: numbers, group: fc.integer({ min: 0, max: 1 }) },
+  });
+  const outputs = fc.record({ logprobs: extreme, entropy: extreme, values: extreme });
+  const all: Loss<LossRow>[] = [
+    ...losses,
+    ...batchwise,
+    ...(["dpo", "bon_acc", "bon_rm"] as const).map((form) => prmPairLoss({ beta: 0.5, form })),
+  ];
+  fc.assert(
+    fc.property(fc.array(fc.tuple(row, outputs), { minLength: 1, maxLength: 4 }), (batch) => {
+      const [rows, given] = [batch.map(([row]) => row), batch.map(([, outputs]) => outputs)];
+      for (const loss of all) {
+        const { value, gradients, metrics } = evaluate(loss, rows, given);
+        const streams = gradients.flatMap(({ logprobs, entropy = [], values = [] }) => [logprobs, entropy, values]);
+        const seen = [value, ...Object.values(metrics), ...streams.flatMap((stream) => [...stream])];
+        if (!seen.every(Number.isFinite)) t.fail(loss.name);
       }
     }),
     { numRuns: 60 },

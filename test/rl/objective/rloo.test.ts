@@ -7,6 +7,7 @@ import {
   type RewardRow,
   type RlooOptions,
   rloo,
+  rlooForms,
   turnRanges,
   whiten,
 } from "../../../rl/objective/index.js";
@@ -64,6 +65,8 @@ const forms: [NonNullable<RlooOptions["form"]>, number[][]][] = [
   ["turn_index", [[4 - 4, 3 - 6], [2 - 5], [6 - 3, 6 - 3, 2]]],
   ["row_total", [[4 - 4, 3 - 4], [2 - 5], [6 - 3, 6 - 3, 2 - 3]]],
   ["share", [[2 * 1 - 4, 2 * 3 - 4], [2 - 5], [0 - 3, 3 * 4 - 3, 3 * 2 - 3]]],
+  // With weights (1/4, 3/4), (1), (1/2, 1/3, 1/6) and R less the siblings' mean 0, −3, 3.
+  ["advantage_share", [[0, 0], [-3], [3 * 3 * (1 / 2), 3 * 3 * (1 / 3), 3 * 3 * (1 / 6)]]],
   ["reference", [[6 - 6, 4.5 - 3], [3 - 3], [9 - 9, 9 - 6, 3 - 3]]],
 ];
 
@@ -72,6 +75,7 @@ for (const [form, expected] of forms) {
     const rewards = {
       rows: byHand.map((turns) => ({ turns, conversation: 0 })),
       excluded: siblings.map(() => undefined),
+      weights: [Float64Array.of(1 / 4, 3 / 4), Float64Array.of(1), Float64Array.of(1 / 2, 1 / 3, 1 / 6)],
     };
     const { advantages, counts } = rloo(siblings, rewards, { form, normalise: "none" });
     near(t, atTurns(siblings, advantages), expected, 1e-12);
@@ -98,6 +102,23 @@ test("rewards of the last token of each turn are turn rewards, where the baselin
     const options = { form, normalise: "none" } as const;
     near(t, rloo(siblings, onTokens, options).advantages, rloo(siblings, onTurns, options).advantages, 1e-12);
   }
+});
+
+test("advantage_share is exactly 0 where outcomes are equal, whatever the turns and their credit; no other form is", (t) => {
+  const rows = f1.slice(0, 3).map((r) => ({ ...r, group: 0, outcome: 0.7, lengthPenalty: 0 }));
+  for (const form of rlooForms) {
+    const { advantages } = run(rows, { method: "norm_itpo" }, { form });
+    const isZero = advantages.every((stream) => stream.every((value) => value === 0));
+    t.is(isZero, form === "advantage_share", form);
+  }
+});
+
+test("advantage_share averages over a row's turns to the leave-one-out of the shared outcome", (t) => {
+  const rows = f1.map((r) => ({ ...r, group: 0 }));
+  const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
+  const of = (method: "norm_itpo" | "shared") =>
+    atTurns(rows, run(rows, { method }, { form: "advantage_share", normalise: "none" }).advantages).map(mean);
+  near(t, [of("norm_itpo")], [of("shared")], 1e-12);
 });
 
 test("share with uniform credit is the leave-one-out of the shared outcome at every token", (t) => {
@@ -138,7 +159,7 @@ test("advantages are 0 wherever the policy sampled nothing, except in the refere
     });
     return copy.flatMap((a) => [...a]);
   };
-  for (const form of ["turn_index", "row_total", "share"] as const) {
+  for (const form of rlooForms.filter((form) => form !== "reference")) {
     for (const normalise of ["rms", "whiten", "none"] as const) {
       t.true(off(run(f1, { method: "prime" }, { form, normalise }).advantages).every((a) => a === 0));
     }
@@ -151,7 +172,7 @@ test("returns of the corrected forms are rewards to go, between the turns too", 
   near(t, returns, [[0.1, 0.1, -0.18, -0.18, -0.18, -0.18, -0.18, 0, 0, 0]], 1e-12);
 });
 
-const allOptions = (["turn_index", "row_total", "share", "reference"] as const).flatMap((form) =>
+const allOptions = rlooForms.flatMap((form) =>
   (["rms", "whiten", "none"] as const).map((normalise) => ({ form, normalise })),
 );
 
@@ -227,7 +248,7 @@ test("no rows at all, or none with a turn: zeros and counts", (t) => {
 
 test("the leave-one-out baseline is unbiased: its mean advantage is 0 over random outcomes (Monte Carlo)", (t) => {
   const random = uniforms(11);
-  for (const form of ["turn_index", "row_total", "share"] as const) {
+  for (const form of rlooForms) {
     let sum = 0;
     const trials = 4000;
     for (let trial = 0; trial < trials; trial++) {
