@@ -8,6 +8,8 @@ import type { RopeTables } from "./rope.js";
 const MOST_ROWS = 8;
 /** Bytes of copies in flight that a block asks for; with the next kernel's block beside it they fill a multiprocessor's memory. */
 const IN_FLIGHT = 96 * 1024;
+/** Bytes beyond those that a block has come to the second-level cache before its turn. */
+const READ_AHEAD = 96 * 1024;
 const MOST_TILES = 11;
 /** Columns of a box of the copy engine. */
 const BOX = 64;
@@ -58,8 +60,9 @@ function division(tiles: number, tilesOfBlock: number, width: number, norm: bool
   const BOXES = TILES === 1 ? 4 : TILES === 2 ? 2 : 1;
   const stage = 2 * BOX * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
   const STAGES = Math.min(Math.ceil(width / BOX / BOXES), Math.floor(IN_FLIGHT / stage));
+  const AHEAD = Math.floor(READ_AHEAD / (32 * BOX * BOXES * TILES));
   return {
-    defines: { TILES, BOXES, STAGES, NORM: norm ? 1 : 0 },
+    defines: { TILES, BOXES, STAGES, AHEAD, NORM: norm ? 1 : 0, PACKS: norm ? Math.ceil(width / 256) : 1 },
     grid: [Math.ceil(tiles / TILES)] as const,
     block: 32 * (TILES + 1),
     shared: STAGES * stage + (norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,

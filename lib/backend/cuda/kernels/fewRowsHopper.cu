@@ -16,6 +16,8 @@
 #define TILES 4
 #define BOXES 1
 #define STAGES 6
+#define AHEAD 4 // steps that come to the second-level cache before the kernel's turn, beyond those in the buffers
+#define PACKS 8 // with NORM: width / 256, rounded up
 #define NORM 1 // x is normalized first, by the whole block; then it stays in shared memory
 #endif
 #ifndef HEAD_DIM
@@ -35,30 +37,45 @@ struct Input {
   int rows, width;
 };
 
+// A warp's part of one row of x or of the norm's weight.
+struct Part {
+  Pack<bf16> at[PACKS];
+};
+
+__device__ __forceinline__ void load_part(Part &to, const bf16 *from, int width) {
+#pragma unroll
+  for (int p = 0; p < PACKS; p++) {
+    const int at = p * 256 + threadIdx.x % 32 * 8;
+    if (at < width) to.at[p] = *(const Pack<bf16> *)(from + at);
+  }
+}
+
 // The normalized rows of x, zeros for rows there are not. A warp has a row; the order of additions is that of rmsNorm.cu with 32
 // threads a row and packs of 8.
-__device__ __forceinline__ void normalize(u32 shared, const Input &in) {
-  const int lane = threadIdx.x % 32;
+__device__ __forceinline__ void normalize(u32 shared, const Input &in, const Part &weight) {
   for (int row = threadIdx.x / 32; row < ROWS; row += TILES + 1) {
     const bool there = row < in.rows;
-    const bf16 *x = in.x + (i64)row * in.width;
-    float sum = 0;
-    if (there)
-#pragma unroll 8
-      for (int at = lane * 8; at < in.width; at += 256) {
-        const Pack<bf16> pack = *(const Pack<bf16> *)(x + at);
+    Part x;
+    float sum = 0, scale = 0;
+    if (there) {
+      load_part(x, in.x + (i64)row * in.width, in.width);
 #pragma unroll
-        for (int j = 0; j < 8; j++) sum = fmaf(to_float(pack.at[j]), to_float(pack.at[j]), sum);
+      for (int p = 0; p < PACKS; p++) {
+        if (p * 256 + threadIdx.x % 32 * 8 >= in.width) continue;
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum = fmaf(to_float(x.at[p].at[j]), to_float(x.at[p].at[j]), sum);
       }
-    const float scale = rms_scale(warp_sum(sum), in.width, in.eps);
-#pragma unroll 8
-    for (int at = lane * 8; at < in.width; at += 256) {
+      scale = rms_scale(warp_sum(sum), in.width, in.eps);
+    }
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+      const int at = p * 256 + threadIdx.x % 32 * 8;
+      if (at >= in.width) continue;
       Pack<bf16> out = {};
-      if (there) {
-        const Pack<bf16> pack = *(const Pack<bf16> *)(x + at), weight = *(const Pack<bf16> *)(in.norm + at);
+      if (there)
 #pragma unroll
-        for (int j = 0; j < 8; j++) out.at[j] = from_float<bf16>(scaled(to_float(pack.at[j]), scale, to_float(weight.at[j])));
-      }
+        for (int j = 0; j < 8; j++)
+          out.at[j] = from_float<bf16>(scaled(to_float(x.at[p].at[j]), scale, to_float(weight.at[p].at[j])));
       const u32 to = unit_at<8>(shared + at / BOX * ROWS * BOX * 2, row, at % BOX / 8);
       const uint4 bits = *(const uint4 *)&out;
       asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w) : "memory");
@@ -106,13 +123,19 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
 
   let_kernel_after_begin();
   const int ahead = min(steps, STAGES);
-  if (brings)
+  if (brings) {
     for (int step = 0; step < ahead; step++) bring_w(step, step);
+    for (int box = STAGES * BOXES; box < min(boxes, (STAGES + AHEAD) * BOXES); box++)
+#pragma unroll
+      for (int half = 0; half < HALVES; half++) tma_prefetch(w_map, box * BOX, halves[half]);
+  }
+  Part weight;
+  if (NORM) load_part(weight, in.norm, in.width);
   wait_for_kernel_before();
   if (brings)
     for (int step = 0; step < ahead; step++) bring_x(step, step);
   if (NORM) {
-    normalize(resident, in);
+    normalize(resident, in, weight);
     __syncthreads();
   }
   if (!computes) {
@@ -133,40 +156,38 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   begin(row);
   int stage = 0;
   u32 parity = 0;
-  const auto load = [&](Operands &to, int box) {
+  // Multiplies what is in registers of one box and has the next one, number `box`, come meanwhile: each product waits for the one
+  // before.
+  float sums[4] = {0, 0, 0, 0};
+  const auto multiply = [&](const Operands &by, Operands &next, int box, bool first) {
     const int place = box % BOXES;
-    if (place == 0) barrier_wait(full + 8 * stage, parity);
+    const bool more = box < boxes;
     const u32 base = shared + stage * STAGE_BYTES, w = base + place * W_BYTES;
     const u32 x = NORM ? resident + box * ROWS * BOX * 2 : base + BOXES * W_BYTES + place * X_BYTES;
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      ldmatrix(to.left[k], unit_at<8>(w, lane / 8 % 2 * 8 * TILES + 8 * warp + lane % 8, 2 * k + lane / 16));
+      if (!first) mma(sums, by.left[k], by.right[k][0], by.right[k][1]);
+      if (!more) continue;
+      if (k == 0 && place == 0) barrier_wait(full + 8 * stage, parity);
+      ldmatrix(next.left[k], unit_at<8>(w, lane / 8 % 2 * 8 * TILES + 8 * warp + lane % 8, 2 * k + lane / 16));
       if (k % 2 == 1) continue;
       u32 two[4]; // steps k and k + 1
       ldmatrix(two, unit_at<8>(x, lane % 8, 2 * k + lane / 8));
 #pragma unroll
-      for (int i = 0; i < 4; i++) to.right[k + i / 2][i % 2] = two[i];
+      for (int i = 0; i < 4; i++) next.right[k + i / 2][i % 2] = two[i];
     }
-    if (place == BOXES - 1) {
+    if (more && place == BOXES - 1) {
       __syncwarp();
       if (lane == 0) barrier_arrive(empty + 8 * stage);
       if (++stage == STAGES) stage = 0, parity ^= 1;
     }
   };
-  float sums[4] = {0, 0, 0, 0};
-  const auto multiply = [&](const Operands &by) {
-#pragma unroll
-    for (int k = 0; k < 4; k++) mma(sums, by.left[k], by.right[k][0], by.right[k][1]);
-  };
-  // Each product waits for the one before: the next box's operands come meanwhile.
   Operands even, odd;
+  multiply(odd, even, 0, true);
   for (int box = 0; box < boxes; box += 2) {
-    load(even, box);
-    if (box > 0) multiply(odd);
-    if (box + 1 < boxes) load(odd, box + 1);
-    multiply(even);
+    multiply(even, odd, box + 1, false);
+    if (box + 1 < boxes) multiply(odd, even, box + 2, false);
   }
-  if (boxes % 2 == 0) multiply(odd);
 #pragma unroll
   for (int e = 0; e < 2; e++)
     if (row[e] < in.rows) finish(e, row[e], sums[e], sums[2 + e]);

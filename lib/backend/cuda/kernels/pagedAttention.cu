@@ -76,7 +76,6 @@ extern "C" __global__ void __launch_bounds__(128)
   float(*alphas)[4] = tops + FEW;                                // [row][tile]
   float(*sums)[4][4] = (float(*)[4][4])(alphas + FEW);           // [row][tile][lane % 4]
   const Item item = items[blockIdx.x];
-  let_kernel_after_begin();
   if (item.query < 0) {
     wait_for_kernel_before();
     return;
@@ -111,13 +110,13 @@ extern "C" __global__ void __launch_bounds__(128)
   for (int i = 0; i < STAGES; i++) copy_k(i, old), copy_v(i, old);
   // The others come at least as far as the second-level cache.
   for (int key = threadIdx.x; key < CHUNK && rows[key] >= 0; key += 128) {
-      const i64 from = rows[key] * keys.pitch;
+    const i64 from = rows[key] * keys.pitch;
 #pragma unroll
-      for (int byte = 0; byte < HEAD_DIM * 2; byte += 128) {
-        if (key % KEYS >= STAGES * PIECE) prefetch_second_level((const char *)(keys.k + from) + byte);
-        if (key >= STAGES * 64) prefetch_second_level((const char *)(keys.v + from) + byte);
-      }
+    for (int byte = 0; byte < HEAD_DIM * 2; byte += 128) {
+      if (key % KEYS >= STAGES * PIECE) prefetch_second_level((const char *)(keys.k + from) + byte);
+      if (key >= STAGES * 64) prefetch_second_level((const char *)(keys.v + from) + byte);
     }
+  }
   wait_for_kernel_before();
   copy_rows<FEW, 128>(q, x, threadIdx.x, [&](int row) -> i64 {
     const int flat = item.flat + row;
@@ -151,6 +150,8 @@ extern "C" __global__ void __launch_bounds__(128)
     copy_k(piece + STAGES, all);
     copy_commit();
   }
+  // Not earlier: what the next kernels read ahead would hold up what this one needs.
+  let_kernel_after_begin();
   mma_mask<KEYS>(s, visible);
   mma_top(s, top);
   if (t == 0) tops[g][warp] = top[0], tops[g + 8][warp] = top[1];
