@@ -27,6 +27,8 @@ export interface ServerOptions {
   readonly maxQueue?: number;
   /** Most tokens of an answer whose request does not say. Default 1024. */
   readonly maxTokens?: number;
+  /** Most seconds that the answers to a request may take once they have their places; what is drawn by then is the answer. */
+  readonly maxSeconds?: number;
   readonly patience?: Partial<Patience>;
 }
 
@@ -72,11 +74,12 @@ function routesOf(service: Service): Routes {
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { engine, model, host = "127.0.0.1", port = 8000, apiKey, maxQueue = 256, maxTokens = 1024 } = options;
+  const { maxSeconds } = options;
   checkExposure(host, apiKey);
   const patience = { ...defaultPatience, ...options.patience };
   const admit = gatekeeper(apiKey);
   const places = new Places(engine.maxBatch, { maxWaiting: maxQueue });
-  const routes = routesOf({ engine, places, model, maxTokens });
+  const routes = routesOf({ engine, places, model, maxTokens, maxSeconds });
   const inFlight = new Map<AbortController, Promise<void>>();
   const responses = new WeakMap<Duplex, ServerResponse>();
   let closing = false;
