@@ -222,7 +222,10 @@ test("models are listed, and health needs no key", async (t) => {
     [["mine", "model"]],
   );
   const health = await fetch(`${url}/health`);
-  t.deepEqual([health.status, await health.json()], [200, { status: "ok" }]);
+  const body = (await health.json()) as { status: string; event_loop_delay_ms: { p99: number; max: number } };
+  t.deepEqual([health.status, body.status], [200, "ok"]);
+  const { p99, max } = body.event_loop_delay_ms;
+  t.true(p99 >= 0 && p99 <= max, `${p99} ms, ${max} ms`);
 });
 
 test("closing lets what is in flight finish, and takes no more", async (t) => {
