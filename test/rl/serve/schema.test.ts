@@ -1,4 +1,5 @@
 import test from "ava";
+import fc from "fast-check";
 import { ApiError } from "../../../rl/serve/errors.js";
 import { limits } from "../../../rl/serve/limits.js";
 import { parseChatRequest } from "../../../rl/serve/schema.js";
@@ -133,3 +134,34 @@ for (const [what, [fields, param, message]] of Object.entries(wrong)) {
     t.like(error.body.error, { type: "invalid_request_error", param });
   });
 }
+
+test("whatever JSON comes is a request or a mistake that is named", (t) => {
+  const fields = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "n",
+    "seed",
+    "max_tokens",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+  ];
+  fields.push("stream", "stream_options", "tools", "logit_bias", "response_format", "best_of", "chat_template_kwargs");
+  const values = fc.oneof(fc.jsonValue(), fc.double(), fc.integer({ min: -3, max: 25 }), fc.boolean());
+  const some = fc.dictionary(fc.constantFrom(...fields), values, { maxKeys: 3 });
+  const bodies = fc.oneof(
+    fc.jsonValue(),
+    some.map((fields) => ({ ...least, ...fields })),
+    fc.record({ model: fc.jsonValue(), messages: fc.array(fc.dictionary(fc.constantFrom("role", "content"), values)) }),
+  );
+  const property = fc.property(bodies, (body) => {
+    try {
+      t.truthy(parseChatRequest(body).model !== undefined);
+    } catch (error) {
+      t.true(error instanceof ApiError && error.status === 400, String(error));
+    }
+  });
+  fc.assert(property, { numRuns: 2000 });
+});
