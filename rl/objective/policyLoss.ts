@@ -1,4 +1,5 @@
 import { InputError } from "../../lib/errors.js";
+import { fastExp } from "../../lib/exp.js";
 import { type Aggregation, aggregationWeights } from "./aggregation.js";
 import { addKl, type KlEstimator, klEstimators } from "./kl.js";
 import { checkLengths, type Loss, type RowGradient } from "./loss.js";
@@ -136,7 +137,7 @@ function changeOf({ turns, oldLogprobs }: PolicyRow, logprobs: ArrayLike<number>
       const x = logprobs[t] - oldLogprobs[t];
       if (x === 0) continue;
       change.tokens++;
-      change.excess += Math.expm1(Math.min(x, LARGEST_LOG_RATIO));
+      change.excess += fastExp(Math.min(x, LARGEST_LOG_RATIO)) - 1;
     }
   }
   return change;

@@ -8,13 +8,14 @@ import { Engine, type EngineOptions } from "../../../rl/serve/engine.js";
 import { noiseSite } from "../../../rl/serve/sampling.js";
 import { babbler, hello, serve } from "./support.js";
 
-/** A babbler that counts the tokens that forward passes compute. */
+/** A babbler that counts the tokens that forward passes compute, and the sequences in the largest of them. */
 async function countingBabbler() {
   const { model, tokenizer } = await babbler();
-  const count = { tokens: 0 };
+  const count = { tokens: 0, sequences: 0 };
   const forwardCached = model.forwardCached.bind(model);
   model.forwardCached = (batch, step) => {
     count.tokens += batch.ids.size;
+    count.sequences = Math.max(count.sequences, batch.offsets.length - 1);
     return forwardCached(batch, step);
   };
   return { model, tokenizer, count };
@@ -50,11 +51,13 @@ test("answers to one prompt share what is computed of it, and are what each is a
     cacheBytes: fc.constantFrom(0, 2 ** 30),
     maxBatch: fc.constantFrom(2, 64),
   });
+  const { count, ...babbling } = await countingBabbler();
   const property = fc.asyncProperty(
     fc.array(request, { minLength: 1, maxLength: 3 }),
     limits,
     async (requests, options) => {
-      const { engine, count } = await counting(options);
+      Object.assign(count, { tokens: 0, sequences: 0 });
+      const engine = new Engine({ ...babbling, ...options });
       const common = { stops: [], logprobs: true };
       const drawn = await Promise.all(
         requests.map(async (each) => {
@@ -68,6 +71,7 @@ test("answers to one prompt share what is computed of it, and are what each is a
         }),
       );
       t.true(engine.idle);
+      t.true(count.sequences <= options.maxBatch, `${count.sequences} at once`);
       engine.dispose();
       // The last token drawn is not computed.
       const least = requests.map(({ tokens, count }, i) => {
@@ -82,11 +86,11 @@ test("answers to one prompt share what is computed of it, and are what each is a
         );
       for (const [i, { count, seed, ...each }] of requests.entries()) {
         for (let choice = 0; choice < count; choice++) {
-          const alone = await counting();
+          const alone = new Engine(babbling);
           const deltas: Delta[] = [];
           const site = noiseSite(seed, choice);
-          const end = await drawChoice(alone.engine, { ...each, ...common, site }, (delta) => deltas.push(delta));
-          alone.engine.dispose();
+          const end = await drawChoice(alone, { ...each, ...common, site }, (delta) => deltas.push(delta));
+          alone.dispose();
           t.deepEqual([drawn[i].answers[choice], drawn[i].ends[choice]], [joined(deltas), end]);
         }
       }
