@@ -31,3 +31,18 @@ export function rowStatistics(logits: ArrayLike<number>, from: number, count: nu
 export function logprobOf(logit: number, { best, log }: RowStatistics, scale: number): number {
   return scale * (logit - best) - log;
 }
+
+/** Places, from 0, of the `k` largest of a row's `count` logits, the largest first; of equal ones the first comes first. */
+export function largestLogits(logits: ArrayLike<number>, from: number, count: number, k: number): number[] {
+  const best: number[] = [];
+  if (k <= 0) return best;
+  for (let j = 0; j < count; j++) {
+    const logit = logits[from + j];
+    if (best.length === k && !(logit > logits[from + best[k - 1]])) continue;
+    let at = best.length;
+    while (at > 0 && logit > logits[from + best[at - 1]]) at--;
+    best.splice(at, 0, j);
+    if (best.length > k) best.pop();
+  }
+  return best;
+}

@@ -14,7 +14,7 @@ export {
   parameterSpecs,
 } from "./parameters.js";
 export { Qwen } from "./qwen.js";
-export type { Completion, PrefillRequest, SampleRequest } from "./request.js";
+export type { Completion, LikelyToken, PrefillRequest, SampleRequest } from "./request.js";
 export { Sampler, type SamplerOptions } from "./sampler.js";
 export { type Scores, score } from "./score.js";
 export { MOST_STOPS, SlotDecoder, type SlotRequest, type SlotStart, type StepResult } from "./slotDecoder.js";

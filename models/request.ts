@@ -13,12 +13,20 @@ export interface PrefillRequest {
   readonly deadline?: number;
 }
 
+/** A token that could be drawn, with its natural-log probability as in `Completion.logprobs`. */
+export interface LikelyToken {
+  readonly id: number;
+  readonly logprob: number;
+}
+
 export interface SampleRequest extends PrefillRequest, Sampling {
   readonly stopIds: ReadonlySet<number>;
   /** Most tokens to draw; at least 1. */
   readonly maxTokens: number;
-  /** Called with each token as it is drawn; what it throws ends the request. */
-  readonly onToken?: (id: number, logprob: number) => void;
+  /** How many of the most likely tokens `onToken` is told. Default 0; any other takes time for each token drawn. */
+  readonly topLogprobs?: number;
+  /** Called with each token as it is drawn, and the most likely ones in its place; what it throws ends the request. */
+  readonly onToken?: (id: number, logprob: number, likely: readonly LikelyToken[]) => void;
   /** Names the noise of this turn: the same site gives the same noise in every batch and on every backend. */
   readonly site: Omit<NoiseSite, "position">;
 }

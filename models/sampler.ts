@@ -2,6 +2,7 @@ import {
   Arena,
   checkSampling,
   type Key,
+  largestLogits,
   logprobOf,
   lowestKept,
   noGrad,
@@ -212,13 +213,22 @@ export class Sampler {
     const lowest = lowestKept(logits, from, vocabSize, request);
     const id = sampleGumbel(logits, from, vocabSize, request.temperature, noise, lowest);
     const scale = 1 / (request.temperature || 1);
-    const exact = logprobOf(logits[from + id], rowStatistics(logits, from, vocabSize, scale), scale);
-    const logprob = logits instanceof Float64Array ? exact : Math.fround(exact);
+    const statistics = rowStatistics(logits, from, vocabSize, scale);
+    const logprobAt = (token: number) => {
+      const exact = logprobOf(logits[from + token], statistics, scale);
+      return logits instanceof Float64Array ? exact : Math.fround(exact);
+    };
+    const logprob = logprobAt(id);
+    const likely = largestLogits(logits, from, vocabSize, request.topLogprobs ?? 0);
     known.push(id);
     logprobs.push(logprob);
     this.drawn++;
     try {
-      request.onToken?.(id, logprob);
+      request.onToken?.(
+        id,
+        logprob,
+        likely.map((token) => ({ id: token, logprob: logprobAt(token) })),
+      );
     } catch (error) {
       this.#leave(task);
       task.reject(error);

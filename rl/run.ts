@@ -15,6 +15,7 @@ import { needsCritic, needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
+import { delayMetrics, watchLoopDelay } from "./loopDelay.js";
 import type { Proportion } from "./objective/index.js";
 import { checkOutcome } from "./outcome.js";
 import { type LiveStream, noteSkipped, openLiveLine } from "./report/liveLine.js";
@@ -171,6 +172,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const { config, print, folder, trainer } = run;
   const { steps } = config;
   const metrics = openMetrics(folder);
+  const loop = watchLoopDelay();
   const transcripts = openTranscripts(folder);
   const line = openLiveLine({ steps, done: resumed?.step, stream: run.stream });
   const report = () =>
@@ -224,6 +226,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
       transcripts.append(trainingTranscripts(trainer, step, result));
       await look();
     }
+    metrics.log(delayMetrics(loop.take()));
     metrics.flush(step);
     line.update({
       step,
@@ -239,6 +242,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();
   }
   line.end();
+  loop.stop();
   await save();
   await report();
   metrics.close();

@@ -7,6 +7,7 @@ import { checkUnchanged, openOptimizers, openState, saveCheckpoint } from "./che
 import type { SftConfig } from "./config.js";
 import { type TokenizedDialogue, tokenizeDialogue } from "./dialogue.js";
 import { forwardRows, Learner } from "./learner.js";
+import { delayMetrics, watchLoopDelay } from "./loopDelay.js";
 import { noteSkipped, openLiveLine } from "./report/liveLine.js";
 import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
@@ -58,6 +59,7 @@ export async function trainSft(
   await writeConfig(folder, config);
 
   const metrics = openMetrics(folder);
+  const loop = watchLoopDelay();
   let step = checkpoint?.state.step ?? 0;
   const line = openLiveLine({ steps: config.sft.steps, done: step, stream });
   const learner = new Learner(policy.model, { ...config.sft, microBatchTokens: config.microBatchTokens });
@@ -77,6 +79,7 @@ export async function trainSft(
       heldOutLoss = await meanLoss(policy, heldOutRows.slice(0, LOOK_DIALOGUES), config.microBatchTokens);
       metrics.log({ "sft/held_out_loss": heldOutLoss });
     }
+    metrics.log(delayMetrics(loop.take()));
     metrics.flush(step);
     line.update({ step, values: { loss: done.loss, "held-out": heldOutLoss }, tokensPerSecond });
     noteSkipped(line, step, { model: Number(done.skipped) });
@@ -84,6 +87,7 @@ export async function trainSft(
   };
   await fineTune(learner, config.sft, batches, onStep, { done: step, signal });
   line.end();
+  loop.stop();
   await save();
   await writeReport(folder, {
     title: config.name,

@@ -275,7 +275,12 @@ export class Trainer {
     });
     const parts = Array.from({ length: policy.epochs }, () => miniBatches(rows, policy.miniBatch)).flat();
     for (const part of parts) {
-      addMeans(metrics, "policy", await this.policy.forwardBackward(part, loss), parts.length);
+      const { ratio_excess: excess, ...learned } = await this.policy.forwardBackward(part, loss);
+      const ratio = 1 + excess;
+      addMeans(metrics, "policy", { ...learned, ratio }, parts.length);
+      // No weight has changed yet: anything but 1 and 0 says that rollout and trainer compute different log-probs.
+      if (part === parts[0])
+        addMeans(metrics, "policy", { first_ratio: ratio, first_off_policy: learned.off_policy }, 1);
       const { gradNorm, skipped } = await this.policy.optimStep({ lr: this.#policyLr(step) });
       addMeans(metrics, "policy", { grad_norm: gradNorm, skipped: Number(skipped) }, parts.length);
     }

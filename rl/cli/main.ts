@@ -78,6 +78,7 @@ program
   .option("--max-batch <n>", "most answers drawn at once", "64")
   .option("--max-queue <n>", "most requests that wait for them; the next is told to come again", "256")
   .option("--max-tokens <n>", "most tokens of an answer whose request does not say", "1024")
+  .option("--max-seconds <s>", "most seconds of an answer, which is cut there (default: no limit)")
   .option("--context <n>", "most tokens of a conversation (default: what the model allows)")
   .option("--cache <GiB>", "most memory for keys and values, though at least one whole context", "1")
   .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")

@@ -15,6 +15,7 @@ export async function serveCommand(
     readonly maxBatch: string;
     readonly maxQueue: string;
     readonly maxTokens: string;
+    readonly maxSeconds?: string;
     readonly context?: string;
     readonly cache: string;
   },
@@ -24,13 +25,14 @@ export async function serveCommand(
   const maxBatch = numberOption("--max-batch", options.maxBatch, { least: 1, most: 4096 });
   const maxQueue = numberOption("--max-queue", options.maxQueue, { least: 0, most: 65536 });
   const maxTokens = numberOption("--max-tokens", options.maxTokens, { least: 1 });
+  const maxSeconds = optionalNumber("--max-seconds", options.maxSeconds, { least: 0, whole: false });
   const context = optionalNumber("--context", options.context, { least: 2 });
   const cacheBytes = 2 ** 30 * numberOption("--cache", options.cache, { least: 0, whole: false });
   checkExposure(host, apiKey);
   const { backend, model, tokenizer } = await openModel(options);
   const engine = new Engine({ model, tokenizer, context, maxBatch, cacheBytes });
   const name = options.name ?? basename(resolve(options.model));
-  const server = await startServer({ engine, model: name, host, port, apiKey, maxQueue, maxTokens });
+  const server = await startServer({ engine, model: name, host, port, apiKey, maxQueue, maxTokens, maxSeconds });
   process.stdout.write(`${name} on ${backend.name} at ${server.url}/v1; Ctrl-C ends it\n`);
   await new Promise<void>((ended) => {
     let grace: number | undefined;

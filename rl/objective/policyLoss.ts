@@ -1,4 +1,5 @@
 import { InputError } from "../../lib/errors.js";
+import { fastExp } from "../../lib/exp.js";
 import { type Aggregation, aggregationWeights } from "./aggregation.js";
 import { addKl, type KlEstimator, klEstimators } from "./kl.js";
 import { checkLengths, type Loss, type RowGradient } from "./loss.js";
@@ -9,6 +10,7 @@ import { gpg } from "./surrogates/gpg.js";
 import { gspo } from "./surrogates/gspo.js";
 import { ppo } from "./surrogates/ppo.js";
 import type { PolicyRow, Surrogate, SurrogateOptions } from "./surrogates/surrogate.js";
+import { LARGEST_LOG_RATIO } from "./surrogates/tokenwise.js";
 import { turnSums } from "./turns.js";
 
 /** The surrogates by verl's names. */
@@ -50,7 +52,8 @@ export interface PolicyLossOptions extends Partial<SurrogateOptions> {
  *     loss = agg(L) − entropyCoefficient·agg(entropy) + kl.coefficient·agg(KL)
  *
  * Metrics, over the mini-batch: `pg_loss`, `kl`, `entropy` aggregated like the loss; `ppo_kl` (−x), `clipfrac` (share
- * of tokens that the surrogate clips) and `clipfrac_lower` (share that it caps) as means over its sampled tokens.
+ * of tokens that the surrogate clips) and `clipfrac_lower` (share that it caps) as means over its sampled tokens, and so
+ * e^x − 1 (`ratio_excess`) and the share of tokens whose x is not 0 to the bit (`off_policy`).
  */
 export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
   const { loss = "vanilla", kl, entropyCoefficient = 0, normLength } = options;
@@ -80,7 +83,7 @@ export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
         if (entropyCoefficient !== 0 && !hasEntropy) {
           throw new Error("policyLoss: an entropy bonus is set, but the outputs hold no entropy");
         }
-        const metrics = { pg_loss: 0, ppo_kl: 0, clipfrac: 0, clipfrac_lower: 0 };
+        const metrics = { pg_loss: 0, ppo_kl: 0, clipfrac: 0, clipfrac_lower: 0, ratio_excess: 0, off_policy: 0 };
         let kl = 0;
         let entropy = 0;
         indices.forEach((i, j) => {
@@ -101,6 +104,9 @@ export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
           metrics.ppo_kl -= tokenWeights[i] * row.logRatio;
           metrics.clipfrac += tokenWeights[i] * row.clipped;
           metrics.clipfrac_lower += tokenWeights[i] * row.capped;
+          const change = changeOf(rows[i], logprobs);
+          metrics.ratio_excess += tokenWeights[i] * change.excess;
+          metrics.off_policy += tokenWeights[i] * change.tokens;
           if (hasReference && referenceLogprobs) {
             kl +=
               weights[i] * addKl(estimator, turns, logprobs, referenceLogprobs, klCoefficient * weights[i], gradient);
@@ -121,6 +127,20 @@ export function policyLoss(options: PolicyLossOptions = {}): Loss<PolicyRow> {
       };
     },
   };
+}
+
+/** How many of a row's sampled tokens have another log-prob than when they were drawn, and the sum of their ratios − 1. */
+function changeOf({ turns, oldLogprobs }: PolicyRow, logprobs: ArrayLike<number>): { tokens: number; excess: number } {
+  const change = { tokens: 0, excess: 0 };
+  for (const { start, end } of turns) {
+    for (let t = start; t < end; t++) {
+      const x = logprobs[t] - oldLogprobs[t];
+      if (x === 0) continue;
+      change.tokens++;
+      change.excess += fastExp(Math.min(x, LARGEST_LOG_RATIO)) - 1;
+    }
+  }
+  return change;
 }
 
 /** Defaults, verl's and the papers', and checks. */

@@ -74,6 +74,13 @@ const RULES: readonly Rule[] = [
   { group: "Policy", title: "Entropy", note: "nats a token", curves: named({ "policy/entropy": "entropy" }) },
   { group: "Rollout and time", title: "Tokens a second", curves: named({ "rollout/tokens_per_s": "rollout" }) },
   { group: "Rollout and time", title: "Seconds a step", range: [0, 0], curves: prefixed("time/", (name) => name) },
+  {
+    group: "Rollout and time",
+    title: "Delay of the event loop",
+    note: "ms that what is due has to wait",
+    range: [0, 0],
+    curves: named({ "event_loop/p99_ms": "99 % at most", "event_loop/max_ms": "at most" }),
+  },
 ];
 
 /** Groups of the metrics that no rule names, by the part of the key before the slash. */

@@ -1,13 +1,10 @@
 import { randomInt } from "node:crypto";
-import { setMaxListeners } from "node:events";
 import { InputError } from "../../lib/index.js";
-import { type ChoiceEnd, drawChoice } from "./choice.js";
-import type { Delta } from "./choiceText.js";
+import { type ChoicesSink, drawChoices } from "./choices.js";
 import type { Engine } from "./engine.js";
 import { ApiError, badRequest } from "./errors.js";
 import type { Places } from "./places.js";
 import type { Usage } from "./responses.js";
-import { noiseSite } from "./sampling.js";
 import type { ChatRequest } from "./schema.js";
 
 /** What answers a request. */
@@ -18,14 +15,14 @@ export interface Service {
   readonly model: string;
   /** Most tokens of an answer whose request does not say. */
   readonly maxTokens: number;
+  /** Most seconds that answers may take, once they have their places; what is drawn by then is the answer. Default: no limit. */
+  readonly maxSeconds?: number;
 }
 
 /** Where the answers to one request go. */
-export interface AnswerSink {
+export interface AnswerSink extends ChoicesSink {
   /** The request has its places; what follows is text. */
   begin(): void;
-  delta(choice: number, delta: Delta): void;
-  finish(choice: number, finish: ChoiceEnd["finish"]): void;
 }
 
 /**
@@ -38,32 +35,21 @@ export async function drawAnswers(
   sink: AnswerSink,
   signal: AbortSignal,
 ): Promise<Usage> {
-  const { choices, stops, logprobs, sampling, seed = randomInt(2 ** 47) } = request;
+  const { choices: count, stops, logprobs, topLogprobs, sampling, seed = randomInt(2 ** 47) } = request;
   if (request.model !== service.model) throw unknownModel(request.model, service.model);
-  if (choices > engine.maxBatch) throw badRequest(`n: at most ${engine.maxBatch} on this server`, "n");
+  if (count > engine.maxBatch) throw badRequest(`n: at most ${engine.maxBatch} on this server`, "n");
   const tokens = promptTokens(engine, request);
   const maxTokens =
     room(engine, tokens.length, request.maxTokens) ?? Math.min(service.maxTokens, engine.context - tokens.length);
-  const leave = await places.take(choices, signal);
-  const stop = new AbortController();
-  setMaxListeners(choices, stop.signal);
-  const end = () => stop.abort(signal.reason);
-  signal.addEventListener("abort", end, { once: true });
+  const leave = await places.take(count, signal);
   try {
     sink.begin();
-    const drawing = Array.from({ length: choices }, async (_, choice) => {
-      const site = noiseSite(seed, choice);
-      const options = { tokens, maxTokens, sampling, stops, logprobs, site, signal: stop.signal };
-      const drawn = await drawChoice(engine, options, (delta) => sink.delta(choice, delta));
-      sink.finish(choice, drawn.finish);
-      return drawn.tokens;
-    });
-    for (const one of drawing) one.catch((error) => stop.abort(error));
-    await Promise.allSettled(drawing);
-    const counts = await Promise.all(drawing);
-    return { prompt: tokens.length, drawn: counts.reduce((a, b) => a + b, 0) };
+    const { maxSeconds } = service;
+    const deadline = maxSeconds === undefined ? undefined : performance.now() + 1000 * maxSeconds;
+    const options = { tokens, maxTokens, sampling, stops, logprobs, topLogprobs, deadline };
+    const drawn = await drawChoices(engine, { ...options, count, seed, signal }, sink);
+    return { prompt: tokens.length, drawn: drawn.reduce((sum, each) => sum + each.tokens, 0) };
   } finally {
-    signal.removeEventListener("abort", end);
     leave();
   }
 }

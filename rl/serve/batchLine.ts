@@ -1,10 +1,9 @@
 import { z } from "zod";
 import { InputError } from "../../lib/index.js";
-import { drawChoice } from "./choice.js";
-import type { Delta } from "./choiceText.js";
+import { drawChoices } from "./choices.js";
 import type { Engine } from "./engine.js";
 import { limits } from "./limits.js";
-import { noiseSite, type Sampling } from "./sampling.js";
+import type { Sampling } from "./sampling.js";
 
 /** What holds for lines that do not say. */
 export interface LineDefaults {
@@ -92,24 +91,20 @@ async function answer(
     const more = asked === undefined ? "" : ` and ${asked} more`;
     throw new InputError(`${tokens.length} tokens of prompt${more} exceed the model's ${engine.context}`);
   }
-  const ends = await Promise.all(
-    Array.from({ length: n }, async (_, choice) => {
-      const parts: string[] = [];
-      const request = {
-        tokens,
-        maxTokens: asked ?? Math.min(DEFAULT_TOKENS, room),
-        sampling: { ...sampling, temperature },
-        site: noiseSite(seed, choice),
-        stops: [],
-        logprobs: false,
-      };
-      const end = await drawChoice(engine, request, ({ content }: Delta) => parts.push(content));
-      return { ...end, text: parts.join("") };
-    }),
-  );
+  const texts = new Array<string>(n).fill("");
+  const request = {
+    ...{ tokens, maxTokens: asked ?? Math.min(DEFAULT_TOKENS, room), sampling: { ...sampling, temperature } },
+    ...{ stops: [], logprobs: false, count: n, seed },
+  };
+  const ends = await drawChoices(engine, request, {
+    delta(choice, { content }) {
+      texts[choice] += content;
+    },
+    finish() {},
+  });
   return {
     seed,
-    choices: ends.map(({ text, finish }) => ({ text, finish_reason: finish })),
+    choices: ends.map(({ finish }, choice) => ({ text: texts[choice], finish_reason: finish })),
     usage: { prompt_tokens: tokens.length, completion_tokens: ends.reduce((sum, end) => sum + end.tokens, 0) },
   };
 }

@@ -1,8 +1,9 @@
 import { ChoiceText, type Delta } from "./choiceText.js";
 import type { DrawRequest, Engine } from "./engine.js";
 
-export interface ChoiceRequest extends Omit<DrawRequest, "onToken" | "sequence"> {
+export interface ChoiceRequest extends Omit<DrawRequest, "onToken"> {
   readonly stops: readonly string[];
+  /** Whether the text comes with log-probabilities; with those of the `topLogprobs` most likely tokens too. */
   readonly logprobs: boolean;
 }
 
@@ -31,11 +32,11 @@ export async function drawChoice(
     const { stop, ids } = await engine.draw({
       ...request,
       signal: own.signal,
-      onToken(id, logprob) {
+      onToken(id, logprob, likely) {
         if (engine.stopIds.has(id) || failure) return;
         // An error that is thrown here would end the answers of everybody in the batch.
         try {
-          onDelta(text.push(id, logprob));
+          onDelta(text.push(id, logprob, likely));
         } catch (error) {
           failure = { error };
         }

@@ -1,4 +1,4 @@
-import { type TextStream, type Tokenizer, textStream } from "../../models/index.js";
+import { type LikelyToken, type TextStream, type Tokenizer, textStream } from "../../models/index.js";
 import { type StopStrings, stopStrings } from "./stopStrings.js";
 import { type TokenLogprob, tokenLogprob } from "./tokenLogprob.js";
 
@@ -39,9 +39,9 @@ export class ChoiceText {
     return this.#stops.stopped;
   }
 
-  push(id: number, logprob: number): Delta {
+  push(id: number, logprob: number, likely: readonly LikelyToken[] = []): Delta {
     if (this.#wantsLogprobs) {
-      const entry = tokenLogprob(this.#tokenizer, id, logprob, this.#first);
+      const entry = tokenLogprob(this.#tokenizer, { id, logprob }, likely, this.#first);
       this.#held.push({ start: this.#seen, entry });
       this.#first &&= this.#tokenizer.bytes(id).length === 0;
     }

@@ -32,13 +32,9 @@ export interface EngineOptions {
 }
 
 /** One answer to draw. */
-export interface DrawRequest {
-  readonly tokens: readonly number[];
-  readonly maxTokens: number;
+export interface DrawRequest
+  extends Pick<SampleRequest, "tokens" | "maxTokens" | "site" | "signal" | "deadline" | "topLogprobs" | "onToken"> {
   readonly sampling: Sampling;
-  readonly site: SampleRequest["site"];
-  readonly signal?: AbortSignal;
-  readonly onToken?: SampleRequest["onToken"];
   /** A sequence that `open` gave, for a conversation that goes on; else one of its own. */
   readonly sequence?: CachedSequence;
 }
@@ -66,7 +62,7 @@ export class Engine {
     this.maxBatch = maxBatch;
     this.#chat = newRenderer(tokenizer);
     this.stopIds = new Set([...this.#chat.stopIds, ...eosTokenIds]);
-    this.#sampler = new Sampler(model, openCache(options, context, maxBatch), { seed: SAMPLER_SEED });
+    this.#sampler = new Sampler(model, openCache(options, context, maxBatch), { seed: SAMPLER_SEED, maxBatch });
   }
 
   /** How messages become tokens and answers messages. */
@@ -87,6 +83,26 @@ export class Engine {
   /** A place in the cache for a conversation that goes on. */
   open(): CachedSequence {
     return this.#sampler.cache.open();
+  }
+
+  /**
+   * Places for `count` answers to one prompt, which is computed once and shared: all but its last token, after which each
+   * answer draws its own.
+   */
+  async openGroup(
+    tokens: readonly number[],
+    count: number,
+    { signal, deadline }: Pick<DrawRequest, "signal" | "deadline"> = {},
+  ): Promise<CachedSequence[]> {
+    const { cache } = this.#sampler;
+    const opening = cache.open();
+    try {
+      const shared = count > 1 ? tokens.slice(0, -1) : [];
+      if (shared.length > 0) await this.#sampler.prefill({ sequence: opening, tokens: shared, signal, deadline });
+      return Array.from({ length: count }, () => cache.fork(opening));
+    } finally {
+      cache.close(opening);
+    }
   }
 
   /** Gives a place in the cache back. */

@@ -7,6 +7,8 @@ export const limits = {
   /** Answers to one request. */
   choices: 16,
   stops: 4,
+  /** Most likely tokens shown beside each drawn one. */
+  topLogprobs: 20,
   /** UTF-16 code units of a stop string. */
   stopLength: 256,
 } as const;

@@ -15,6 +15,8 @@ export interface ChatRequest {
   readonly maxTokens?: number;
   readonly stops: readonly string[];
   readonly logprobs: boolean;
+  /** How many of the most likely tokens come with each log-probability. */
+  readonly topLogprobs: number;
   readonly stream: boolean;
   readonly includeUsage: boolean;
 }
@@ -31,6 +33,7 @@ const messageForm = z.looseObject({
   role: z.enum(Object.keys(roles), { error: `must be one of ${Object.keys(roles).join(", ")}` }),
   content: z.union([z.string(), z.array(textPart)], { error: "must be text, or a list of parts of type text" }),
   tool_calls: z.array(z.unknown()).max(0, { error: "are not supported" }).nullish(),
+  function_call: z.null({ error: "is not supported" }).optional(),
 });
 const stopForm = z.string().min(1).max(limits.stopLength);
 
@@ -55,7 +58,8 @@ const form = z.looseObject({
       error: `must be text, or up to ${limits.stops} texts, of 1 to ${limits.stopLength} characters each`,
     })
     .nullish(),
-  logprobs: z.boolean().nullish(),
+  logprobs: z.boolean({ error: "must be true or false; the most likely tokens come with top_logprobs" }).nullish(),
+  top_logprobs: z.int().min(0).max(limits.topLogprobs).nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
 });
@@ -70,6 +74,7 @@ export function parseChatRequest(body: unknown): ChatRequest {
   if (typeof max_tokens === "number" && typeof max_completion_tokens === "number") {
     throw badRequest("give one of max_tokens and max_completion_tokens", "max_tokens");
   }
+  if (raw.top_logprobs && !raw.logprobs) throw badRequest("top_logprobs: only with logprobs: true", "top_logprobs");
   if (stream_options && !stream) throw badRequest("stream_options: only with stream: true", "stream_options");
   return {
     model: raw.model,
@@ -85,6 +90,7 @@ export function parseChatRequest(body: unknown): ChatRequest {
     maxTokens: max_completion_tokens ?? max_tokens ?? undefined,
     stops: [raw.stop ?? []].flat(),
     logprobs: raw.logprobs ?? false,
+    topLogprobs: raw.top_logprobs ?? 0,
     stream: stream ?? false,
     includeUsage: stream_options?.include_usage ?? false,
   };

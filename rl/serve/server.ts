@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import { type AddressInfo, isIPv6 } from "node:net";
 import type { Duplex } from "node:stream";
 import { InputError } from "../../lib/index.js";
+import { watchLoopDelay } from "../loopDelay.js";
 import { checkExposure, gatekeeper } from "./access.js";
 import type { Service } from "./answers.js";
 import { readJsonBody } from "./body.js";
@@ -27,6 +28,8 @@ export interface ServerOptions {
   readonly maxQueue?: number;
   /** Most tokens of an answer whose request does not say. Default 1024. */
   readonly maxTokens?: number;
+  /** Most seconds that the answers to a request may take once they have their places; what is drawn by then is the answer. */
+  readonly maxSeconds?: number;
   readonly patience?: Partial<Patience>;
 }
 
@@ -52,11 +55,11 @@ type Routes = Readonly<Record<string, Readonly<Record<string, Handler>>>>;
 /** Paths that answer without a key. */
 const OPEN = new Set(["/health"]);
 
-function routesOf(service: Service): Routes {
+function routesOf(service: Service, health: () => object): Routes {
   const created = unixTime();
   const model = { id: service.model, object: "model", created, owned_by: "itpo" };
   return {
-    "/health": { GET: (_, call) => sendJson(call.response, 200, { status: "ok" }, call.patience) },
+    "/health": { GET: (_, call) => sendJson(call.response, 200, health(), call.patience) },
     "/v1/models": {
       GET: (_, call) => sendJson(call.response, 200, { object: "list", data: [model] }, call.patience),
     },
@@ -72,11 +75,13 @@ function routesOf(service: Service): Routes {
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { engine, model, host = "127.0.0.1", port = 8000, apiKey, maxQueue = 256, maxTokens = 1024 } = options;
+  const { maxSeconds } = options;
   checkExposure(host, apiKey);
   const patience = { ...defaultPatience, ...options.patience };
   const admit = gatekeeper(apiKey);
   const places = new Places(engine.maxBatch, { maxWaiting: maxQueue });
-  const routes = routesOf({ engine, places, model, maxTokens });
+  const health = () => ({ status: "ok", event_loop_delay_ms: loop.delays });
+  const routes = routesOf({ engine, places, model, maxTokens, maxSeconds }, health);
   const inFlight = new Map<AbortController, Promise<void>>();
   const responses = new WeakMap<Duplex, ServerResponse>();
   let closing = false;
@@ -120,6 +125,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await once(server, "listening").catch((error) => {
     throw cannotListen(error, host, port);
   });
+  const loop = watchLoopDelay();
   server.on("error", (error) => process.stderr.write(`${error.message}\n`));
   const closed = new Promise<void>((resolve) => server.once("close", resolve));
   const name = isIPv6(host) ? `[${host}]` : host;
@@ -137,6 +143,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       closing = true;
       const timer = setTimeout(cut, grace);
       await closed;
+      loop.stop();
       clearTimeout(timer);
       await Promise.all(inFlight.values());
     },

@@ -1,5 +1,6 @@
 import test from "ava";
-import { logprobOf, rowStatistics } from "../../lib/logits.js";
+import fc from "fast-check";
+import { largestLogits, logprobOf, rowStatistics } from "../../lib/logits.js";
 
 test("statistics of a part of an array, at any scale, without overflow", (t) => {
   const close = (actual: number, expected: number) => t.true(Math.abs(actual - expected) < 1e-10, `${actual}`);
@@ -23,4 +24,13 @@ test("log-probabilities and entropy of a distribution", (t) => {
   const entropy = -probabilities.reduce((sum, p) => sum + p * Math.log(p), 0);
   t.true(Math.abs(row.entropy - entropy) < 1e-10);
   t.is(rowStatistics([0, Number.NEGATIVE_INFINITY], 0, 2, 1).entropy, 0);
+});
+
+test("the largest logits of a part of an array are the first of all in falling order, of equal ones the first first", (t) => {
+  const few = fc.oneof(fc.integer({ min: -4, max: 4 }), fc.constant(Number.NEGATIVE_INFINITY));
+  const property = fc.property(fc.array(few, { maxLength: 40 }), fc.nat(5), fc.nat(45), (row, from, k) => {
+    const places = row.map((_, i) => i).sort((a, b) => (row[a] === row[b] ? a - b : row[b] > row[a] ? 1 : -1));
+    t.deepEqual(largestLogits([...Array(from).fill(9), ...row, 9], from, row.length, k), places.slice(0, k));
+  });
+  fc.assert(property);
 });

@@ -1,7 +1,7 @@
 /*
  * Whatever shares the engine with a conversation, it goes as it would alone, to the bit, with a BLAS and without.
  */
-import test from "ava";
+import test, { type ExecutionContext } from "ava";
 import fc from "fast-check";
 import { createCpu, findBlas, randomStream, type Sampling } from "../../lib/index.js";
 import { type CachedSequence, type Completion, KvCache, type Qwen, Sampler, score } from "../../models/index.js";
@@ -26,6 +26,8 @@ interface Turn {
   readonly interruption?: { readonly after: number; readonly how: "cancelled" | "deadline" };
   /** Evict the sequence before the turn. */
   readonly evict: boolean;
+  /** Another goes on from here in its own words, with what the cache has, or the first part of it: this share. */
+  readonly fork?: number;
 }
 
 const turn: fc.Arbitrary<Turn> = fc.record({
@@ -37,6 +39,7 @@ const turn: fc.Arbitrary<Turn> = fc.record({
     { nil: undefined, freq: 6 },
   ),
   evict: fc.constantFrom(false, false, false, false, true),
+  fork: fc.option(fc.constantFrom(0, 0.5, 1), { nil: undefined, freq: 3 }),
 });
 
 const group: fc.Arbitrary<Group> = fc.record({
@@ -65,25 +68,43 @@ interface Record {
   readonly completions: readonly Completion[];
   /** Where each completion starts. */
   readonly starts: readonly number[];
+  /** Those that went on from the midst of this one, in order. */
+  readonly forks: readonly Record[];
 }
 
-/** One member's conversation in a sequence that may have part of the opening already. */
-async function converse(
-  sampler: Sampler,
-  { sampling, opening }: Group,
-  turns: readonly Turn[],
-  sequence: CachedSequence,
-  [task, sample]: readonly [number, number],
-  uninterrupted: boolean,
-): Promise<Record> {
-  const tokens = text(task, opening);
+/** A conversation to have: whose it is, and what of it was had before. */
+interface Part {
+  readonly group: Group;
+  readonly turns: readonly Turn[];
+  readonly place: readonly [task: number, sample: number];
+  /** Turn by turn with nobody else: no interruptions, and forks start from nothing. */
+  readonly alone: boolean;
+  /** Set in a fork. */
+  readonly past?: { readonly tokens: readonly number[]; readonly turns: number };
+}
+
+/** One member's conversation in a sequence that may have part of it already. */
+async function converse(sampler: Sampler, sequence: CachedSequence, part: Part): Promise<Record> {
+  const { group, turns, alone, past } = part;
+  const { sampling, opening } = group;
+  const [task, sample] = part.place;
+  const tokens = past ? [...past.tokens] : text(task, opening);
   const completions: Completion[] = [];
   const starts: number[] = [];
-  for (const [index, { draw, reply, wait, interruption, evict }] of turns.entries()) {
+  const forks: Promise<Record>[] = [];
+  for (const [index, { draw, reply, wait, interruption, evict, fork }] of turns.entries()) {
+    if (index < (past?.turns ?? 0)) continue;
     await turnsOfTheLoop(wait);
     if (evict) sampler.cache.evict(sequence);
+    if (fork !== undefined && !past) {
+      const other = alone ? sampler.cache.open() : sampler.cache.fork(sequence, Math.floor(fork * sequence.length));
+      const place = [task, 100 * (sample + 1) + index] as const;
+      const going = converse(sampler, other, { ...part, place, past: { tokens: [...tokens], turns: index } });
+      forks.push(going);
+      if (alone) await going;
+    }
     const controller = new AbortController();
-    const stopped = uninterrupted ? undefined : interruption;
+    const stopped = alone ? undefined : interruption;
     let drawn = 0;
     const interrupt = () => {
       if (stopped && drawn++ === stopped.after && stopped.how !== "deadline") controller.abort();
@@ -104,7 +125,7 @@ async function converse(
     tokens.push(...text(100 * task + index, reply + 1));
   }
   sampler.cache.close(sequence);
-  return { tokens, completions, starts };
+  return { tokens, completions, starts, forks: await Promise.all(forks) };
 }
 
 /** A group's conversations, all at once; its opening is computed once and forked. */
@@ -113,7 +134,7 @@ async function gather(sampler: Sampler, group: Group, task: number): Promise<Rec
   const opening = sampler.cache.open();
   if (group.opening > 1) await sampler.prefill({ sequence: opening, tokens: text(task, group.opening).slice(0, -1) });
   const members = group.members.map((turns, sample) =>
-    converse(sampler, group, turns, sampler.cache.fork(opening), [task, sample], false),
+    converse(sampler, sampler.cache.fork(opening), { group, turns, place: [task, sample], alone: false }),
   );
   sampler.cache.close(opening);
   return Promise.all(members);
@@ -131,6 +152,33 @@ const longest = (group: Group) =>
   Math.max(
     ...group.members.map((turns) => turns.reduce((sum, { draw, reply }) => sum + draw + reply + 1, group.opening)),
   );
+
+/** What was drawn is what is drawn alone, up to where it was interrupted. */
+function checkSame(t: ExecutionContext, record: Record, alone: Record, turns: readonly Turn[]): void {
+  const first = turns.length - alone.completions.length;
+  for (const [turn, { ids, logprobs, stop }] of record.completions.entries()) {
+    const expected = alone.completions[turn];
+    const ended = turns[first + turn].interruption && stop !== expected.stop;
+    if (ended) t.regex(stop, /cancelled|deadline/);
+    else t.is(ids.length, expected.ids.length);
+    t.deepEqual(ids, expected.ids.slice(0, ids.length));
+    t.deepEqual(logprobs, expected.logprobs.slice(0, ids.length));
+  }
+  // Those after an interruption were not begun.
+  for (const [i, fork] of record.forks.entries()) checkSame(t, fork, alone.forks[i], turns);
+}
+
+/** The full forward pass gives the same bits as the one over the cache. */
+async function checkScores(t: ExecutionContext, model: Qwen, { sampling }: Group, records: Record[]): Promise<void> {
+  const rows = records.map(({ tokens }) => tokens);
+  const scores = await score(model, rows, { temperature: sampling.temperature || 1 });
+  records.forEach(({ completions, starts }, i) => {
+    completions.forEach(({ logprobs }, turn) => {
+      const said = scores.logprobs[i].slice(starts[turn] - 1, starts[turn] - 1 + logprobs.length);
+      t.deepEqual(logprobs, [...said]);
+    });
+  });
+}
 
 for (const blas of [findBlas("none"), findBlas()]) {
   for (const config of [
@@ -159,29 +207,17 @@ for (const blas of [findBlas("none"), findBlas()]) {
 
           for (const [task, group] of groups.entries()) {
             for (const [sample, turns] of group.members.entries()) {
-              const roomy = samplerOf(model, 64, 1);
-              const alone = await converse(roomy, group, turns, roomy.cache.open(), [task, sample], true);
+              const roomy = samplerOf(model, 256, 1);
+              const alone = { group, turns, place: [task, sample] as const, alone: true };
+              checkSame(t, together[task][sample], await converse(roomy, roomy.cache.open(), alone), turns);
               roomy.cache.dispose();
-              const record = together[task][sample];
-              for (const [turn, { ids, logprobs, stop }] of record.completions.entries()) {
-                const expected = alone.completions[turn];
-                const ended = turns[turn].interruption && stop !== expected.stop;
-                if (ended) t.regex(stop, /cancelled|deadline/);
-                else t.is(ids.length, expected.ids.length);
-                t.deepEqual(ids, expected.ids.slice(0, ids.length));
-                t.deepEqual(logprobs, expected.logprobs.slice(0, ids.length));
-              }
             }
-            // The full forward pass gives the same bits as the one over the cache.
-            const { temperature } = group.sampling;
-            const rows = together[task].map(({ tokens }) => tokens);
-            const scores = await score(model, rows, { temperature: temperature || 1 });
-            together[task].forEach(({ completions, starts }, i) => {
-              completions.forEach(({ logprobs }, turn) => {
-                const said = scores.logprobs[i].slice(starts[turn] - 1, starts[turn] - 1 + logprobs.length);
-                t.deepEqual(logprobs, [...said]);
-              });
-            });
+            await checkScores(
+              t,
+              model,
+              group,
+              together[task].flatMap((record) => [record, ...record.forks]),
+            );
           }
         },
       );

@@ -26,7 +26,7 @@ async function runTiny(t: ExecutionContext, overrides: readonly string[], stopAf
 
 /** The metrics of a run that do not measure time. */
 function timeless(folder: string) {
-  const isTime = (name: string) => /^time|tokens_per_s$/.test(name);
+  const isTime = (name: string) => /^time|tokens_per_s$|_ms$/.test(name);
   return readMetrics(folder).map((row) =>
     Object.entries(row)
       .filter(([name]) => !isTime(name))

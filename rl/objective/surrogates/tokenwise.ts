@@ -2,7 +2,7 @@
 import type { AddRow } from "./surrogate.js";
 
 /** Log-ratios are clamped to ±20 before the exponential. */
-const LARGEST_LOG_RATIO = 20;
+export const LARGEST_LOG_RATIO = 20;
 
 /** One sampled token. */
 export interface TokenPlace {

@@ -7,7 +7,7 @@ import { start } from "./support.js";
 
 const serve = ["serve", "--model", "model", "--device", "cpu", "--port", "0"];
 
-test("it says where it listens, answers the official client, and ends well when asked to", async (t) => {
+test("it says where it listens, answers the official client, and ends when asked to, after what is in flight", async (t) => {
   const folder = temporaryFolder(t);
   await saveBabbler(`${folder}/model`);
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -22,7 +22,14 @@ test("it says where it listens, answers the official client, and ends well when 
     });
     t.is(answer.choices.length, 1);
     await t.throwsAsync(new OpenAI({ baseURL, apiKey: "no", maxRetries: 0 }).models.list(), { message: /^401 / });
+    const long = await client.chat.completions.create({
+      ...{ model: "mine", messages: [{ role: "user", content: "hello" }], max_tokens: 150, temperature: 0 },
+      stream: true,
+    });
     running.child.kill(signal);
+    let finish: string | null = null;
+    for await (const { choices } of long) finish = choices[0].finish_reason ?? finish;
+    t.truthy(finish);
     t.is((await running.ended).code, 0);
   }
 });

@@ -49,7 +49,7 @@ test("the parts add up: policy gradient, entropy, KL", (t) => {
 
 test("KL and entropy are measured where they can be, and no metric is invented", (t) => {
   const { rows, outputs } = batch(3);
-  t.deepEqual(Object.keys(evaluate(policyLoss(), rows, outputs).metrics).slice(4), ["kl", "entropy"]);
+  t.deepEqual(Object.keys(evaluate(policyLoss(), rows, outputs).metrics).slice(6), ["kl", "entropy"]);
   const bare = rows.map(({ referenceLogprobs: _, ...row }) => row);
   const names = Object.keys(
     evaluate(
@@ -58,7 +58,7 @@ test("KL and entropy are measured where they can be, and no metric is invented",
       outputs.map(({ logprobs }) => ({ logprobs })),
     ).metrics,
   );
-  t.deepEqual(names, ["pg_loss", "ppo_kl", "clipfrac", "clipfrac_lower"]);
+  t.deepEqual(names, ["pg_loss", "ppo_kl", "clipfrac", "clipfrac_lower", "ratio_excess", "off_policy"]);
 });
 
 test("an unchanged policy has ratio 1: the loss is the mean of −A and its gradient −A", (t) => {
@@ -66,6 +66,7 @@ test("an unchanged policy has ratio 1: the loss is the mean of −A and its grad
   const same = rows.map((row, i) => ({ ...row, oldLogprobs: outputs[i].logprobs }));
   const { gradients, metrics } = evaluate(policyLoss(), same, outputs);
   const count = rows.reduce((sum, { turns }) => sum + turns.reduce((s, { start, end }) => s + end - start, 0), 0);
+  t.deepEqual([metrics.ratio_excess, metrics.off_policy], [0, 0]);
   rows.forEach(({ turns, advantages }, i) => {
     for (const { start, end } of turns) {
       for (let k = start; k < end; k++) close(t, gradients[i].logprobs[k], -advantages[k] / count, 1e-15);

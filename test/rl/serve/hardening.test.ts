@@ -25,6 +25,11 @@ async function open(t: ExecutionContext, url: string): Promise<{ socket: Socket;
   return { socket, received: () => text };
 }
 
+/** Comes when a connection has ended, in whatever way. */
+function closed(socket: Socket): Promise<void> {
+  return new Promise((resolve) => socket.once("close", () => resolve()));
+}
+
 const json = "content-type: application/json";
 const head = `POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n${json}\r\n`;
 
@@ -173,6 +178,43 @@ test.serial("a client that sends half its headers is told so and cut off", async
   socket.write("GET /v1/mod");
   await once(socket, "close");
   t.regex(received(), /^HTTP\/1\.1 408 /);
+  t.true(await isWell(served));
+});
+
+for (const [what, beginning] of Object.entries({
+  headers: "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx: ",
+  "a body": `${head}content-length: 100000\r\n\r\n{"model": "`,
+})) {
+  test.serial(`a client that sends ${what} a byte at a time is cut off all the same`, async (t) => {
+    const served = await serve(t, { patience: { request: 1000, headers: 1000 } });
+    const { socket, received } = await open(t, served.url);
+    socket.write(beginning);
+    const drip = setInterval(() => socket.write("x"), 50);
+    t.teardown(() => clearInterval(drip));
+    socket.once("data", () => clearInterval(drip));
+    t.true(await isWell(served));
+    await closed(socket);
+    t.regex(received(), /^HTTP\/1\.1 408 /);
+    t.true(await isWell(served));
+  });
+}
+
+test.serial("a client that reads nothing of its stream is cut off, while others are answered", async (t) => {
+  const served = await serve(t, { patience: { stall: 500 }, engine: { maxPositions: 2048 } });
+  const { socket, received } = await open(t, served.url);
+  // More than the system's buffers hold: each token comes with twenty others.
+  const heavy = { ...hello, stream: true, n: 16, max_tokens: 1000, logprobs: true, top_logprobs: 20, temperature: 2 };
+  const body = JSON.stringify(heavy);
+  socket.pause().write(`${head}content-length: ${body.length}\r\n\r\n${body}`);
+  await until(() => !served.engine.idle, "the answers");
+  const { choices } = await served.client.chat.completions.create({ ...hello, max_tokens: 2 });
+  t.is(choices.length, 1);
+  await until(() => served.engine.idle, "the end of the answers", 60_000);
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  socket.resume();
+  await closed(socket);
+  t.true(received().includes("data: "));
+  t.false(received().includes("[DONE]"));
   t.true(await isWell(served));
 });
 

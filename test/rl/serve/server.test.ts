@@ -92,6 +92,60 @@ test("log-probabilities are those of the tokens drawn, whole and streamed alike"
   t.deepEqual(streamed, entries);
 });
 
+test("the most likely tokens beside each drawn one: their log-probabilities, whole and streamed alike", async (t) => {
+  const { client } = await serve(t);
+  const { model, tokenizer } = await babbler();
+  for (const temperature of [1, 0.5, 0]) {
+    const request = { ...hello, temperature, logprobs: true, top_logprobs: 20 };
+    const entries = (await client.chat.completions.create(request)).choices[0].logprobs!.content!;
+    for (const { token, logprob, bytes, top_logprobs: top } of entries) {
+      t.is(top.length, 20);
+      const values = top.map((each) => each.logprob);
+      t.deepEqual(
+        values,
+        values.toSorted((a, b) => b - a),
+      );
+      t.true(values.reduce((sum, value) => sum + Math.exp(value), 0) < 1 + 1e-6);
+      const same = top.find((each) => each.token === token);
+      if (same) t.deepEqual(same, { token, logprob, bytes });
+      else t.true(logprob <= values[19]);
+      if (temperature === 0) t.is(top[0].token, token);
+    }
+    const few = (await client.chat.completions.create({ ...request, top_logprobs: 2 })).choices[0].logprobs!.content!;
+    t.deepEqual(
+      few.map(({ top_logprobs }) => top_logprobs),
+      entries.map(({ top_logprobs }) => top_logprobs.slice(0, 2)),
+    );
+    const streamed = [];
+    for await (const { choices } of await client.chat.completions.create({ ...request, stream: true })) {
+      streamed.push(...(choices[0].logprobs?.content ?? []));
+    }
+    t.deepEqual(streamed, entries);
+  }
+  // Against the whole distribution: every token's log-probability after the prompt, one by one.
+  const prompt = (await serve(t)).engine.prompt(hello.messages);
+  const everyToken = Array.from({ length: tokenizer.vocabSize }, (_, id) => [...prompt, id]);
+  const all = (await score(model, everyToken)).logprobs.map((row) => row.at(-1)!);
+  const first = (await client.chat.completions.create({ ...hello, logprobs: true, top_logprobs: 5, max_tokens: 1 }))
+    .choices[0].logprobs!.content![0].top_logprobs;
+  t.deepEqual(
+    first.map(({ logprob }) => logprob),
+    all.toSorted((a, b) => b - a).slice(0, 5),
+  );
+});
+
+test("an answer that takes too long is cut there, and is a shorter one", async (t) => {
+  const { client, engine } = await serve(t, { maxSeconds: 1, engine: { maxPositions: 8192 } });
+  const endless = { ...hello, max_tokens: 8000, temperature: 0, n: 2 };
+  const { choices, usage } = await client.chat.completions.create(endless);
+  t.deepEqual(
+    choices.map(({ finish_reason }) => finish_reason),
+    ["length", "length"],
+  );
+  t.true(usage!.completion_tokens < 16000, `${usage!.completion_tokens} tokens`);
+  t.true(engine.idle);
+});
+
 test("a stop string ends the answer and is not in it; its tokens count as drawn", async (t) => {
   const { client } = await serve(t);
   const { choices } = await client.chat.completions.create(hello);
@@ -168,7 +222,10 @@ test("models are listed, and health needs no key", async (t) => {
     [["mine", "model"]],
   );
   const health = await fetch(`${url}/health`);
-  t.deepEqual([health.status, await health.json()], [200, { status: "ok" }]);
+  const body = (await health.json()) as { status: string; event_loop_delay_ms: { p99: number; max: number } };
+  t.deepEqual([health.status, body.status], [200, "ok"]);
+  const { p99, max } = body.event_loop_delay_ms;
+  t.true(p99 >= 0 && p99 <= max, `${p99} ms, ${max} ms`);
 });
 
 test("closing lets what is in flight finish, and takes no more", async (t) => {

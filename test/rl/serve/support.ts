@@ -77,9 +77,9 @@ export function post(url: string, body: unknown, init: RequestInit = {}): Promis
   });
 }
 
-/** Waits until something is so, and fails where it does not come. */
-export async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const end = Date.now() + 5000; !condition(); await new Promise((resolve) => setTimeout(resolve, 5))) {
+/** Waits until something is so, and fails where it does not come within `limit` milliseconds. */
+export async function until(condition: () => boolean, what: string, limit = 5000): Promise<void> {
+  for (const end = Date.now() + limit; !condition(); await new Promise((resolve) => setTimeout(resolve, 5))) {
     if (Date.now() > end) throw new Error(`${what} did not come`);
   }
 }
