@@ -1,0 +1,205 @@
+import { createHash, type Hash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { appendFile, mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { dirname, join, normalize, sep } from "node:path";
+import { setTimeout as wait } from "node:timers/promises";
+import type { ListFileEntry } from "@huggingface/hub";
+import { InputError } from "../lib/errors.js";
+
+export interface DownloadOptions {
+  readonly type: "dataset" | "model";
+  /** Owner and name, as in `Qwen/Qwen2.5-0.5B-Instruct`. */
+  readonly repo: string;
+  /** Branch, tag or commit. Default `main`. */
+  readonly revision?: string;
+  /** Where the files go, under the paths that they have in the repository. */
+  readonly folder: string;
+  /** Which files to take, by their path. */
+  readonly wants: (path: string) => boolean;
+  /** Called with each file once it is there, in order; what it throws ends the download. */
+  readonly onFile?: (path: string) => void | Promise<void>;
+  readonly onProgress?: (progress: DownloadProgress) => void;
+  /** Default: `HF_TOKEN` of the environment. */
+  readonly token?: string;
+  /** Default: `HF_ENDPOINT` of the environment, or the Hub itself. */
+  readonly hubUrl?: string;
+  /** How often in a row an attempt may bring nothing before it is given up. Default 4. */
+  readonly retries?: number;
+}
+
+export interface DownloadProgress {
+  readonly file: string;
+  /** Bytes of all files that are here, and of all that shall be. */
+  readonly bytes: number;
+  readonly total: number;
+}
+
+type Hub = typeof import("@huggingface/hub");
+interface Connection {
+  readonly hub: Hub;
+  readonly hubUrl: string;
+  readonly accessToken?: string;
+}
+
+/**
+ * Downloads files of a repository of the Hugging Face Hub, smallest first, each checked against the hash that the Hub
+ * lists (SHA-256 of large files, git's SHA-1 of small ones). What has arrived of a file stays in `FILE.HASH.part` until
+ * it is whole, so that the next call goes on from there; files that are here and right are not fetched again.
+ * @returns the paths of the files, in the order of their names.
+ * @throws InputError where the repository cannot be had, has no such file, or sends something else than it lists.
+ */
+export async function downloadRepo(options: DownloadOptions): Promise<string[]> {
+  const { folder, wants, onFile, onProgress, retries = 4 } = options;
+  const connection: Connection = {
+    hub: await import("@huggingface/hub"),
+    hubUrl: (options.hubUrl ?? process.env.HF_ENDPOINT ?? "https://huggingface.co").replace(/\/+$/, ""),
+    accessToken: options.token ?? process.env.HF_TOKEN ?? undefined,
+  };
+  const listed = await listRepo(options, connection);
+  const files = listed.filter(({ type, path }) => type === "file" && wants(path)).sort((a, b) => a.size - b.size);
+  if (files.length === 0) {
+    throw new InputError(`${options.repo}: none of its ${listed.length} files is of use; is it the right repository?`);
+  }
+  const total = files.reduce((sum, { size }) => sum + size, 0);
+  let done = 0;
+  for (const file of files) {
+    const target = targetOf(folder, file.path);
+    const report = (here: number) => onProgress?.({ file: file.path, bytes: done + here, total });
+    if (!(await isWhole(target, file))) await fetchWhole(file, target, { options, connection, retries, report });
+    done += file.size;
+    report(0);
+    await onFile?.(file.path);
+  }
+  return files.map(({ path }) => join(folder, path)).sort();
+}
+
+async function listRepo(options: DownloadOptions, { hub, ...access }: Connection): Promise<ListFileEntry[]> {
+  const files: ListFileEntry[] = [];
+  try {
+    const repo = { type: options.type, name: options.repo };
+    for await (const file of hub.listFiles({ repo, revision: options.revision, recursive: true, ...access })) {
+      files.push(file);
+    }
+  } catch (error) {
+    throw explain(error, options.repo, access.hubUrl);
+  }
+  return files;
+}
+
+/** A path that a server names must not lead out of the folder. */
+function targetOf(folder: string, path: string): string {
+  const inside = normalize(path);
+  if (inside.startsWith("..") || inside.startsWith(sep) || /^[a-z]:/i.test(inside)) {
+    throw new InputError(`the repository lists a file '${path}', which lies outside it; do not use it`);
+  }
+  return join(folder, inside);
+}
+
+interface Fetch {
+  readonly options: DownloadOptions;
+  readonly connection: Connection;
+  readonly retries: number;
+  readonly report: (bytes: number) => void;
+}
+
+async function fetchWhole(file: ListFileEntry, target: string, fetch: Fetch): Promise<void> {
+  const part = `${target}.${(file.lfs?.oid ?? file.oid ?? "").slice(0, 12)}.part`;
+  await mkdir(dirname(target), { recursive: true });
+  for (let left = fetch.retries; ; left--) {
+    const before = await sizeOf(part);
+    try {
+      await fetchRest(file, part, fetch);
+      break;
+    } catch (error) {
+      if ((await sizeOf(part)) > before) left = fetch.retries;
+      if (left <= 0 || !mayPass(error)) throw explain(error, fetch.options.repo, fetch.connection.hubUrl);
+      await wait(250 * 2 ** Math.min(5, fetch.retries - left));
+    }
+  }
+  if (!(await isWhole(part, file))) {
+    await rm(part, { force: true });
+    throw new InputError(`${file.path}: arrived with another checksum than the Hub lists; run the command again`);
+  }
+  await rename(part, target);
+}
+
+async function fetchRest(file: ListFileEntry, part: string, { options, connection, report }: Fetch): Promise<void> {
+  const { hub, ...access } = connection;
+  let here = await sizeOf(part);
+  if (here > file.size) {
+    await rm(part);
+    here = 0;
+  }
+  report(here);
+  if (here === file.size) return here === 0 ? appendFile(part, "") : undefined;
+  // Without Xet's own protocol: the plain address can be asked for a range.
+  const repo = { type: options.type, name: options.repo };
+  const blob = await hub.downloadFile({ repo, path: file.path, revision: options.revision, xet: false, ...access });
+  if (!blob) throw new InputError(`${file.path}: is listed but not there; run the command again`);
+  const output = await open(part, "a");
+  try {
+    for await (const chunk of blob.slice(here, file.size).stream()) {
+      await output.write(chunk);
+      here += chunk.length;
+      report(here);
+    }
+  } finally {
+    await output.close();
+  }
+  if (here < file.size) throw new BrokenOff(`${file.path}: broke off after ${here} of ${file.size} bytes`);
+}
+
+class BrokenOff extends Error {}
+
+async function sizeOf(path: string): Promise<number> {
+  const found = await stat(path).catch(() => undefined);
+  return found?.isFile() ? found.size : 0;
+}
+
+/** Whether the file is there with the bytes that the Hub lists. */
+async function isWhole(path: string, { size, oid, lfs }: ListFileEntry): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (!found?.isFile() || found.size !== size) return false;
+  if (lfs) return (await digest(path, createHash("sha256"))) === lfs.oid;
+  return (await digest(path, createHash("sha1").update(`blob ${size}\0`))) === oid;
+}
+
+async function digest(path: string, hash: Hash): Promise<string> {
+  for await (const chunk of createReadStream(path)) hash.update(chunk);
+  return hash.digest("hex");
+}
+
+/** Whether another attempt may help: the connection broke, or the server is overloaded. */
+function mayPass(error: unknown): boolean {
+  if (error instanceof InputError) return false;
+  const { statusCode, code } = told(error);
+  return statusCode === undefined ? code === undefined : statusCode >= 500 || statusCode === 429;
+}
+
+/** What an error tells: the answer's status, or the file system's code. A broken stream rejects with a bare string. */
+function told(error: unknown): { statusCode?: number; code?: string } {
+  const { statusCode, code } = (error ?? {}) as { statusCode?: number; code?: unknown };
+  return { statusCode, code: typeof code === "string" && /^E[A-Z]+$/.test(code) ? code : undefined };
+}
+
+function explain(error: unknown, repo: string, hubUrl: string): InputError {
+  if (error instanceof InputError) return error;
+  const { statusCode, code } = told(error);
+  const message = error instanceof Error ? error.message : String(error);
+  if (code) return new InputError(`${repo}: cannot be written (${message}); make room or choose another folder`);
+  const { host } = new URL(hubUrl);
+  const byStatus: Readonly<Record<number, string>> = {
+    401: "needs a login, or is not there; check the name, or set HF_TOKEN to an access token",
+    403: "may not be read with this access; accept its terms on the Hub and set HF_TOKEN to an access token",
+    404: `is not at ${host}; check the name and the revision`,
+    429: `${host} has had too many requests; wait and run the command again`,
+  };
+  if (statusCode !== undefined) {
+    return new InputError(
+      `${repo}: ${byStatus[statusCode] ?? `${host} answers ${statusCode}; run the command again later`}`,
+    );
+  }
+  const cause = (error as Error)?.cause;
+  const why = cause instanceof Error ? cause.message : message;
+  return new InputError(`${repo}: cannot be had from ${host} (${why}); check the network and run the command again`);
+}
