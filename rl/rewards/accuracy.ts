@@ -11,10 +11,10 @@ export function accuracyOf(reply: string): 0 | 1 {
   for (const name of ["thought", "accuracy"]) {
     if (!Object.hasOwn(fields, name)) throw new ReplyError(`the reply has no '${name}'`);
   }
-  const said = String(fields.accuracy).trim().toLowerCase();
+  const said = typeof fields.accuracy === "object" ? "" : String(fields.accuracy).trim().toLowerCase();
   if (/^(true|1|1\.0)$/.test(said)) return 1;
   if (/^(false|0|0\.0)$/.test(said)) return 0;
-  throw new ReplyError(`the reply's accuracy is ${said.slice(0, 40)}; it must be 0 or 1`);
+  throw new ReplyError(`the reply's accuracy is '${said.slice(0, 40)}'; it must be 0 or 1`);
 }
 
 /**

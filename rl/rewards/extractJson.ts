@@ -49,7 +49,8 @@ export function extractJson(text: string, { coerce = false }: ExtractOptions = {
     if (first === "{") return object(level);
     if (first === "[") return array(level);
     if (first === '"' || first === "'") return coerce ? coerced(string()) : string();
-    return literal() ?? number();
+    const word = literal();
+    return word === undefined ? number() : word;
   }
 
   function object(level: number): Json {
