@@ -1,5 +1,5 @@
 import type { Message } from "../../models/message.js";
-import { extractJson, ReplyError } from "./extractJson.js";
+import { extractJson, ReplyError } from "../llm/extractJson.js";
 
 /**
  * The verdict in a judge's reply `{"thought": …, "accuracy": 0 or 1}`, written as a number, a numeral or a boolean.

@@ -1,8 +1,8 @@
 import test from "ava";
 import fc from "fast-check";
 import type { Message } from "../../../models/message.js";
+import { ReplyError } from "../../../rl/llm/extractJson.js";
 import { accuracyOf, exactAccuracy, finalAnswer } from "../../../rl/rewards/accuracy.js";
-import { ReplyError } from "../../../rl/rewards/extractJson.js";
 
 test("a judge's verdict is 0 or 1, however it is written, and nothing else", (t) => {
   for (const [verdict, expected] of [

@@ -1,5 +1,5 @@
 /** A model's reply that is not in the form that was asked for; asking again may help. */
-export class ReplyError extends Error {
+export class ReplyError extends SyntaxError {
   override readonly name = "ReplyError";
 }
 
@@ -8,10 +8,11 @@ export type Json = null | boolean | number | string | Json[] | { [key: string]: 
 
 export interface ExtractOptions {
   /**
-   * Whether strings and keys that spell a number, true, false or null become one, as in the reference implementation.
-   * Default false: what was quoted stays text.
+   * Reads as the reference implementation does: strings and keys that spell a number, true, false or null become one,
+   * and of the escapes only \n, \t and \r are known, so that \u00e9 becomes u00e9. Default false: what was quoted stays
+   * text, and JSON's escapes mean what they mean.
    */
-  readonly coerce?: boolean;
+  readonly compat?: boolean;
 }
 
 /** Deeper nesting is refused; a reply has one or two levels. */
@@ -19,11 +20,11 @@ const MOST_LEVELS = 200;
 
 /**
  * The JSON value in a model's reply, from the first `{` to the last `}`, written more loosely than JSON allows: text
- * around it, single and triple quotes, line breaks in strings, a comma before a closing bracket, literals in any case.
- * Of equal keys the last counts. Time is linear in the text's length.
+ * around it, single and triple quotes, line breaks in strings, a comma before a closing bracket, literals in any case and
+ * Python's None. Of equal keys the last counts. Time is linear in the text's length.
  * @throws ReplyError where there is none, or something stands in it or after it that does not belong.
  */
-export function extractJson(text: string, { coerce = false }: ExtractOptions = {}): Json {
+export function extractJson(text: string, { compat = false }: ExtractOptions = {}): Json {
   const start = text.indexOf("{");
   if (start < 0) throw new ReplyError("the reply has no JSON object");
   const source = text.slice(start, Math.max(start, text.lastIndexOf("}")) + 1);
@@ -48,7 +49,7 @@ export function extractJson(text: string, { coerce = false }: ExtractOptions = {
     const first = source.charAt(at);
     if (first === "{") return object(level);
     if (first === "[") return array(level);
-    if (first === '"' || first === "'") return coerce ? coerced(string()) : string();
+    if (first === '"' || first === "'") return compat ? coerced(string()) : string();
     const word = literal();
     return word === undefined ? number() : word;
   }
@@ -61,7 +62,7 @@ export function extractJson(text: string, { coerce = false }: ExtractOptions = {
       if (quote !== '"' && quote !== "'") fail("a key without quotes");
       const key = string();
       if (!skip(":")) fail("no colon");
-      entries.set(coerce ? String(coerced(key)) : key, value(level + 1));
+      entries.set(compat ? String(coerced(key)) : key, value(level + 1));
       if (!skip(",") && source.charAt(at) !== "}") fail("no comma");
     }
     return Object.fromEntries(entries);
@@ -90,17 +91,24 @@ export function extractJson(text: string, { coerce = false }: ExtractOptions = {
         at += mark.length;
         return parts.join("");
       }
-      if (char === "\\" && mark.length === 1) {
-        const escaped = source.charAt(at + 1);
-        parts.push(source.slice(from, at), ESCAPES[escaped] ?? escaped);
-        from = at + 2;
-      }
-      at += char === "\\" && mark.length === 1 ? 2 : 1;
+      at++;
+      if (char !== "\\" || mark.length > 1) continue;
+      parts.push(source.slice(from, at - 1), escaped());
+      from = at;
     }
   }
 
+  /** What the character behind a backslash stands for. */
+  function escaped(): string {
+    const code = compat ? undefined : /^u([0-9a-f]{4})/i.exec(source.slice(at, at + 5))?.[1];
+    const char = source.charAt(at);
+    at += code ? 5 : 1;
+    if (code) return String.fromCharCode(Number.parseInt(code, 16));
+    return (compat ? PLAIN_ESCAPES : ESCAPES)[char] ?? char;
+  }
+
   function literal(): Json | undefined {
-    const word = /^(true|false|null)/i.exec(source.slice(at, at + 5))?.[0];
+    const word = (compat ? /^(true|false|null)/i : /^(true|false|null|none)\b/i).exec(source.slice(at, at + 6))?.[0];
     if (word === undefined) return undefined;
     at += word.length;
     return LITERALS[word.toLowerCase()];
@@ -121,18 +129,20 @@ export function extractJson(text: string, { coerce = false }: ExtractOptions = {
   return at < source.length ? fail("something after the value") : result;
 }
 
-const ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r" };
-const LITERALS: Readonly<Record<string, Json>> = { true: true, false: false, null: null };
+const PLAIN_ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r" };
+const ESCAPES: Readonly<Record<string, string>> = { ...PLAIN_ESCAPES, b: "\b", f: "\f" };
+const LITERALS: Readonly<Record<string, Json>> = { true: true, false: false, null: null, none: null };
+
+const DIGITS = "\\d+(?:_\\d+)*";
+const NUMBER = new RegExp(`^[-+]?(?:${DIGITS}(?:\\.(?:${DIGITS})?)?|\\.${DIGITS})(?:e[-+]?${DIGITS})?$`, "i");
 
 /** A number as Python's `int` and `float` read it: blanks around it and single underscores between digits are fine. */
 function toNumber(text: string): number | undefined {
-  const digits = "\\d+(?:_\\d+)*";
-  const form = new RegExp(`^[-+]?(?:${digits}(?:\\.(?:${digits})?)?|\\.${digits})(?:e[-+]?${digits})?$`, "i");
   const plain = text.trim();
-  return form.test(plain) ? Number(plain.replaceAll("_", "")) : undefined;
+  return NUMBER.test(plain) ? Number(plain.replaceAll("_", "")) : undefined;
 }
 
 function coerced(text: string): Json {
   const word = text.toLowerCase();
-  return Object.hasOwn(LITERALS, word) ? LITERALS[word] : (toNumber(text) ?? text);
+  return word !== "none" && Object.hasOwn(LITERALS, word) ? LITERALS[word] : (toNumber(text) ?? text);
 }
