@@ -49,7 +49,8 @@ export async function readCollab(options: SourceOptions): Promise<Source> {
   for (const file of [...files, ...validationFiles]) {
     read[file] = 0;
     for await (const row of rowsOf(file)) {
-      onRead?.(file, ++read[file]);
+      read[file]++;
+      onRead?.(file, read[file]);
       const key = `conversation ${row.conv_id}`;
       const keys = row.single_turn_prompt ? [key, `request ${hash(row.single_turn_prompt)}`] : [key];
       links.set(JSON.stringify(keys), keys);

@@ -49,7 +49,7 @@ interface Connection {
  * @throws InputError where the repository cannot be had, has no such file, or sends something else than it lists.
  */
 export async function downloadRepo(options: DownloadOptions): Promise<string[]> {
-  const { folder, wants, onFile, onProgress, retries = 4 } = options;
+  const { folder, wants, onFile, onProgress } = options;
   const connection: Connection = {
     hub: await import("@huggingface/hub"),
     hubUrl: (options.hubUrl ?? process.env.HF_ENDPOINT ?? "https://huggingface.co").replace(/\/+$/, ""),
@@ -65,7 +65,7 @@ export async function downloadRepo(options: DownloadOptions): Promise<string[]> 
   for (const file of files) {
     const target = targetOf(folder, file.path);
     const report = (here: number) => onProgress?.({ file: file.path, bytes: done + here, total });
-    if (!(await isWhole(target, file))) await fetchWhole(file, target, { options, connection, retries, report });
+    if (!(await isWhole(target, file))) await fetchWhole(file, target, { options, connection, report });
     done += file.size;
     report(0);
     await onFile?.(file.path);
@@ -74,16 +74,35 @@ export async function downloadRepo(options: DownloadOptions): Promise<string[]> 
 }
 
 async function listRepo(options: DownloadOptions, { hub, ...access }: Connection): Promise<ListFileEntry[]> {
-  const files: ListFileEntry[] = [];
-  try {
-    const repo = { type: options.type, name: options.repo };
-    for await (const file of hub.listFiles({ repo, revision: options.revision, recursive: true, ...access })) {
-      files.push(file);
+  const repo = { type: options.type, name: options.repo };
+  return retrying(options, access.hubUrl, async () => {
+    const files: ListFileEntry[] = [];
+    const entries = hub.listFiles({ repo, revision: options.revision, recursive: true, ...access });
+    for await (const file of entries) files.push(file);
+    return files;
+  });
+}
+
+/**
+ * Does something again while that may help, and longer the more often in a row it brought nothing.
+ * @param here how much has been brought
+ */
+async function retrying<T>(
+  { repo, retries = 4 }: DownloadOptions,
+  hubUrl: string,
+  attempt: () => Promise<T>,
+  here: () => number | Promise<number> = () => 0,
+): Promise<T> {
+  for (let left = retries; ; left--) {
+    const before = await here();
+    try {
+      return await attempt();
+    } catch (error) {
+      if ((await here()) > before) left = retries;
+      if (left <= 0 || !mayPass(error)) throw explain(error, repo, hubUrl);
+      await wait(250 * 2 ** Math.min(5, retries - left));
     }
-  } catch (error) {
-    throw explain(error, options.repo, access.hubUrl);
   }
-  return files;
 }
 
 /** A path that a server names must not lead out of the folder. */
@@ -98,24 +117,16 @@ function targetOf(folder: string, path: string): string {
 interface Fetch {
   readonly options: DownloadOptions;
   readonly connection: Connection;
-  readonly retries: number;
   readonly report: (bytes: number) => void;
 }
 
 async function fetchWhole(file: ListFileEntry, target: string, fetch: Fetch): Promise<void> {
   const part = `${target}.${(file.lfs?.oid ?? file.oid ?? "").slice(0, 12)}.part`;
-  await mkdir(dirname(target), { recursive: true });
-  for (let left = fetch.retries; ; left--) {
-    const before = await sizeOf(part);
-    try {
-      await fetchRest(file, part, fetch);
-      break;
-    } catch (error) {
-      if ((await sizeOf(part)) > before) left = fetch.retries;
-      if (left <= 0 || !mayPass(error)) throw explain(error, fetch.options.repo, fetch.connection.hubUrl);
-      await wait(250 * 2 ** Math.min(5, fetch.retries - left));
-    }
-  }
+  const attempt = async () => {
+    await mkdir(dirname(target), { recursive: true });
+    await fetchRest(file, part, fetch);
+  };
+  await retrying(fetch.options, fetch.connection.hubUrl, attempt, () => sizeOf(part));
   if (!(await isWhole(part, file))) {
     await rm(part, { force: true });
     throw new InputError(`${file.path}: arrived with another checksum than the Hub lists; run the command again`);

@@ -16,7 +16,8 @@ export async function readMedical(options: SourceOptions): Promise<Source> {
   const [rl, sft] = [tally(), tally()];
   for (const file of [...files, ...validationFiles]) {
     const { cases: found, counts } = await readMedicalCases(file);
-    onRead?.(file, (read[file] = counts.read));
+    read[file] = counts.read;
+    onRead?.(file, counts.read);
     for (const [reason, n] of Object.entries(counts.dropped)) for (const each of [rl, sft]) each.add(reason, n);
     const known = found.filter(({ key }) => cases.has(key)).length;
     for (const each of found) {
