@@ -1,6 +1,7 @@
 export { COLLABORATIVE_SYSTEM_PROMPT } from "./collabllm.js";
 export { type Columns, type ColumnType, inferType, type ListType, MESSAGES, type StructType } from "./columnType.js";
 export { DATASETS, type Dataset, datasetByName } from "./datasets.js";
+export { type DialogueOptions, readDialogueSplit } from "./dialogues.js";
 export * from "./doctorTurn.js";
 export { type DownloadOptions, type DownloadProgress, downloadRepo } from "./hub.js";
 export * from "./mtmeddialog.js";
