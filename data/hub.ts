@@ -50,10 +50,13 @@ interface Connection {
  */
 export async function downloadRepo(options: DownloadOptions): Promise<string[]> {
   const { folder, wants, onFile, onProgress } = options;
+  if (!/^\w[\w.-]*(\/\w[\w.-]*)?$/.test(options.repo)) {
+    throw new InputError(`'${options.repo}' is no repository of the Hub; give OWNER/NAME`);
+  }
   const connection: Connection = {
     hub: await import("@huggingface/hub"),
-    hubUrl: (options.hubUrl ?? process.env.HF_ENDPOINT ?? "https://huggingface.co").replace(/\/+$/, ""),
-    accessToken: options.token ?? process.env.HF_TOKEN ?? undefined,
+    hubUrl: checkedUrl(options.hubUrl ?? process.env.HF_ENDPOINT ?? "https://huggingface.co"),
+    accessToken: checkedToken(options.token ?? process.env.HF_TOKEN),
   };
   const listed = await listRepo(options, connection);
   const files = listed.filter(({ type, path }) => type === "file" && wants(path)).sort((a, b) => a.size - b.size);
@@ -71,6 +74,16 @@ export async function downloadRepo(options: DownloadOptions): Promise<string[]> 
     await onFile?.(file.path);
   }
   return files.map(({ path }) => join(folder, path)).sort();
+}
+
+function checkedUrl(url: string): string {
+  if (URL.canParse(url) && /^https?:/.test(url)) return url.replace(/\/+$/, "");
+  throw new InputError(`HF_ENDPOINT is '${url}'; give an address such as https://huggingface.co`);
+}
+
+function checkedToken(token: string | undefined): string | undefined {
+  if (!token || /^hf_\S+$/.test(token)) return token || undefined;
+  throw new InputError("HF_TOKEN is no access token of the Hub, which begins with hf_; correct it or take it away");
 }
 
 async function listRepo(options: DownloadOptions, { hub, ...access }: Connection): Promise<ListFileEntry[]> {
@@ -182,9 +195,9 @@ async function digest(path: string, hash: Hash): Promise<string> {
 
 /** Whether another attempt may help: the connection broke, or the server is overloaded. */
 function mayPass(error: unknown): boolean {
-  if (error instanceof InputError) return false;
-  const { statusCode, code } = told(error);
-  return statusCode === undefined ? code === undefined : statusCode >= 500 || statusCode === 429;
+  const { statusCode } = told(error);
+  if (statusCode !== undefined) return statusCode >= 500 || statusCode === 429;
+  return typeof error === "string" || error instanceof BrokenOff || (error as Error | undefined)?.cause !== undefined;
 }
 
 /** What an error tells: the answer's status, or the file system's code. A broken stream rejects with a bare string. */

@@ -158,6 +158,14 @@ test("a file that would lie outside the folder is refused, and the token goes wi
     });
   }
   t.false(existsSync(join(folder, "..", "out.json")));
+  for (const [options, message] of [
+    [{ token: "secret" }, /^HF_TOKEN is no access token of the Hub/],
+    [{ hubUrl: "huggingface.co" }, /^HF_ENDPOINT is 'huggingface\.co'; give an address/],
+    [{ repo: "../data" }, /^'\.\.\/data' is no repository of the Hub; give OWNER\/NAME/],
+  ] as const) {
+    const asked = downloadRepo({ type: "model", repo, folder, wants, hubUrl: "http://127.0.0.1", ...options });
+    await t.throwsAsync(asked, { instanceOf: InputError, message });
+  }
   const { url, authorizations } = await hubServer(t, { repo, files });
   await downloadRepo({ type: "model", repo, folder, hubUrl: url, wants, token: "hf_secret" });
   t.true(authorizations.length > 3 && authorizations.every((each) => each === "Bearer hf_secret"));
