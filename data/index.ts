@@ -1,4 +1,14 @@
+export { COLLABORATIVE_SYSTEM_PROMPT } from "./collabllm.js";
+export { type Columns, type ColumnType, inferType, type ListType, MESSAGES, type StructType } from "./columnType.js";
+export { DATASETS, type Dataset, datasetByName } from "./datasets.js";
+export { type DialogueOptions, readDialogueSplit } from "./dialogues.js";
 export * from "./doctorTurn.js";
+export { type DownloadOptions, type DownloadProgress, downloadRepo } from "./hub.js";
 export * from "./mtmeddialog.js";
-export * from "./parquet.js";
+export { type ParquetOptions, type Row, readParquet, readParquetBatches } from "./parquet.js";
+export { parquetColumns, writeParquet } from "./parquetWriter.js";
+export { type PrepareOptions, type PrepareReport, prepare } from "./prepare.js";
+export { dataFiles, readRowBatches } from "./rows.js";
+export type { Keyed, Source, SourceOptions } from "./source.js";
 export * from "./split.js";
+export { readTasks, type Task, taskColumns, taskRow, toTask } from "./tasks.js";

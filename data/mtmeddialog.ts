@@ -3,7 +3,7 @@ import { z } from "zod";
 import { InputError } from "../lib/errors.js";
 import type { Message } from "../models/message.js";
 import { answerOf, MEDICAL_SYSTEM_PROMPT, parseDoctorTurn } from "./doctorTurn.js";
-import { readParquet } from "./parquet.js";
+import { readRowBatches } from "./rows.js";
 
 /** What the doctor can ask about and what the patient then says. */
 export interface PatientInformation {
@@ -30,7 +30,9 @@ export interface MedicalCase {
   readonly recommendation: string;
   /** What the first row of the case says. */
   readonly patientInformation: readonly PatientInformation[];
-  /** One per row, in the file's order. In the published file each is a prefix of the case's longest. */
+  /** The whole story in the patient's words, which only the file for reinforcement learning has. */
+  readonly enhancedDescription?: string;
+  /** One per row with a response, in the file's order. In the published file each is a prefix of the case's longest. */
   readonly dialogues: readonly MedicalDialogue[];
 }
 
@@ -48,27 +50,31 @@ export interface MedicalCounts {
 const message = z.object({ role: z.enum(["system", "user", "assistant"]), content: z.string() });
 const rowSchema = z.object({
   prompt: z.array(message),
-  response: z.string(),
+  response: z.string().nullish(),
   reward_model: z.object({
     ground_truth: z.object({ diagnosis: z.string(), recommendation: z.string() }),
     patient_information: z.array(
       z.object({ doctor_question: z.array(z.string()), patient_response: z.array(z.string()).nullable() }),
     ),
+    enhanced_description: z.string().nullish(),
   }),
 });
 
 /**
- * Reads a file of MTMedDialog (columns prompt, response, reward_model) into cases.
+ * Reads a file of MTMedDialog, parquet, JSON or JSONL, with the columns prompt, reward_model and response, into
+ * cases. Without a response (as in the file for reinforcement learning) a row tells the case and no dialogue.
  * @throws InputError where the file cannot be read, or a row is not of that form.
  */
 export async function readMedicalCases(path: string): Promise<{ cases: MedicalCase[]; counts: MedicalCounts }> {
-  const rows = await readParquet(path, { columns: ["prompt", "response", "reward_model"] });
   const cases = new Map<string, MedicalCase & { dialogues: MedicalDialogue[] }>();
   const dropped: Record<string, number> = {};
+  let read = 0;
+  let used = 0;
   let repeatedRole = 0;
   let unlabelled = 0;
 
-  for (const [i, row] of rows.entries()) {
+  for await (const row of rowsOf(path)) {
+    const i = read++;
     const { success, data, error } = rowSchema.safeParse(row);
     if (!success) {
       const [{ path: field, message }] = error.issues;
@@ -80,23 +86,25 @@ export async function readMedicalCases(path: string): Promise<{ cases: MedicalCa
       continue;
     }
     const { diagnosis, recommendation } = data.reward_model.ground_truth;
-    const messages: Message[] = [...data.prompt, { role: "assistant", content: data.response }];
-    if (joinSameRole(messages).length < messages.length) repeatedRole++;
-    if (parseDoctorTurn(data.response).kind === "other") unlabelled++;
-
-    const selfReport = unwrapSelfReport(messages[1].content);
+    const selfReport = unwrapSelfReport(data.prompt[1].content);
     const key = hash([selfReport, diagnosis, recommendation]);
     if (!cases.has(key)) {
       const patientInformation = data.reward_model.patient_information.map((item) => ({
         question: item.doctor_question,
         response: item.patient_response,
       }));
-      cases.set(key, { id: cases.size, key, selfReport, diagnosis, recommendation, patientInformation, dialogues: [] });
+      const enhancedDescription = data.reward_model.enhanced_description ?? undefined;
+      const truth = { diagnosis, recommendation, patientInformation, enhancedDescription };
+      cases.set(key, { id: cases.size, key, selfReport, ...truth, dialogues: [] });
     }
+    used++;
+    if (typeof data.response !== "string") continue;
+    const messages: Message[] = [...data.prompt, { role: "assistant", content: data.response }];
+    if (joinSameRole(messages).length < messages.length) repeatedRole++;
+    if (parseDoctorTurn(data.response).kind === "other") unlabelled++;
     cases.get(key)!.dialogues.push({ messages });
   }
-  const used = [...cases.values()].reduce((sum, { dialogues }) => sum + dialogues.length, 0);
-  return { cases: [...cases.values()], counts: { read: rows.length, used, dropped, repeatedRole, unlabelled } };
+  return { cases: [...cases.values()], counts: { read, used, dropped, repeatedRole, unlabelled } };
 }
 
 /**
@@ -124,12 +132,16 @@ export function dialoguesForSft(
   );
 }
 
+async function* rowsOf(path: string) {
+  for await (const batch of readRowBatches(path)) yield* batch;
+}
+
 /** Why a row cannot be a dialogue in which the doctor answers the patient, if it cannot. */
 function whyUnusable({ prompt, response }: z.infer<typeof rowSchema>): string | undefined {
   const [system, user] = prompt;
   if (system?.role !== "system" || user?.role !== "user") return "does not open with a system and a user message";
   if (prompt.at(-1)!.role !== "user") return "does not end with a user message";
-  return response.trim() ? undefined : "has an empty response";
+  return response?.trim() === "" ? "has an empty response" : undefined;
 }
 
 function joinSameRole(messages: readonly Message[]): Message[] {

@@ -42,6 +42,33 @@ export function splitByKey<T>(items: readonly T[], keyOf: (item: T) => string, o
   };
 }
 
+/**
+ * Joins what belongs together: keys of one list fall into one group, and so do lists that share a key, directly or
+ * through others. Gives the function from a key to its group's name, the group's first key.
+ */
+export function joinGroups(lists: Iterable<readonly string[]>): (key: string) => string {
+  const parents = new Map<string, string>();
+  const order = new Map<string, number>();
+  const rootOf = (key: string) => {
+    let root = key;
+    for (let parent = parents.get(root); parent !== undefined; parent = parents.get(root)) root = parent;
+    while (key !== root) {
+      const next = parents.get(key)!;
+      parents.set(key, root);
+      key = next;
+    }
+    return root;
+  };
+  for (const list of lists) {
+    for (const key of list) {
+      if (!order.has(key)) order.set(key, order.size);
+      const [a, b] = [rootOf(list[0]), rootOf(key)];
+      if (a !== b) order.get(a)! < order.get(b)! ? parents.set(b, a) : parents.set(a, b);
+    }
+  }
+  return rootOf;
+}
+
 /** The items whose group is not among those of `others`: for a validation file that its training file contains. */
 export function withoutKeys<T>(items: readonly T[], others: readonly T[], keyOf: (item: T) => string): T[] {
   const keys = new Set(others.map(keyOf));

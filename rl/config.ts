@@ -240,7 +240,8 @@ const trainSchema = z.strictObject({
 const sftSchema = z.strictObject({
   ...training,
   data: z.strictObject({
-    train: z.string().describe("MTMedDialog parquet file"),
+    train: z.string().describe("MTMedDialog file, or sft_train.parquet of itpo data prepare"),
+    validation: z.string().optional().describe("file to hold out; default: a share of data.train"),
     heldOutShare: fraction.default(0.1),
     maxTokens: count.default(1024).describe("longer dialogues are left out, and counted"),
     reasoning: z.boolean().default(true).describe("keep the doctor's think blocks"),

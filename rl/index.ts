@@ -23,8 +23,20 @@ export { smalltalkCeilings } from "./environments/smalltalk/scripts.js";
 export { type Evaluation, evaluate, probeConversations } from "./evaluate.js";
 export { type ItpoModels, type ItpoTask, itpoStep } from "./itpo.js";
 export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepReport } from "./learner.js";
+export { type ExtractOptions, extractJson, type Json, ReplyError } from "./llm/extractJson.js";
 export * from "./objective/index.js";
 export type { PrmScores } from "./rewardModel.js";
+export { accuracyOf, exactAccuracy, finalAnswer } from "./rewards/accuracy.js";
+export { type BleuOptions, bleu, CHARACTER_BLEU, withoutCompletionPrefix } from "./rewards/bleu.js";
+export { type Leak, type LeakOptions, leakOf } from "./rewards/leak.js";
+export { codeOf, runTests, type TestOutcome } from "./rewards/passRate.js";
+export {
+  openSandbox,
+  type Sandbox,
+  type SandboxLimits,
+  type SandboxOptions,
+  type SandboxResult,
+} from "./rewards/sandbox.js";
 export { type Rollout, type RolloutItem, type RolloutOptions, rollout } from "./rollout.js";
 export { type RunOptions, type RunResult, train } from "./run.js";
 export { Conversation, type ConversationOptions } from "./serve/conversation.js";

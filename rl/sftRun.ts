@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { dialoguesForSft } from "../data/index.js";
+import { readDialogueSplit } from "../data/index.js";
 import { InputError, openDevice } from "../lib/index.js";
 import { CHATML, countParameters, type Message, type Tokenizer, trainBpe } from "../models/index.js";
 import { checkUnchanged, openOptimizers, openState, saveCheckpoint } from "./checkpoint.js";
@@ -13,7 +13,7 @@ import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
 import type { RunOptions } from "./run.js";
 import { makeRunFolder, writeConfig } from "./runFolder.js";
-import { openPolicy, type Policy, readMedicalSplit } from "./setup.js";
+import { openPolicy, type Policy } from "./setup.js";
 import { fineTune, type SftStep, shuffledBatches } from "./sft.js";
 
 /** Steps between measurements of the held-out loss, and how many dialogues these take. */
@@ -37,9 +37,7 @@ export async function trainSft(
   if (checkpoint && checkpoint.state.step >= config.sft.steps) {
     throw new InputError(`${resume}: all its ${config.sft.steps} steps are done; give sft.steps=N to go on`);
   }
-  const { train, heldOut, counts } = await readMedicalSplit(config.data.train, config.data.heldOutShare);
-  const reasoning = config.data.reasoning;
-  const [dialogues, heldOutDialogues] = [train, heldOut].map((cases) => dialoguesForSft(cases, { reasoning }));
+  const { train: dialogues, heldOut: heldOutDialogues, rows: read } = await readDialogueSplit(config.data);
   const isFresh = !checkpoint && config.tokenizer;
   const ownTokenizer = isFresh ? await trainTokenizer(dialogues, isFresh.vocabSize) : undefined;
   const backend = await openDevice(config.device);
@@ -52,7 +50,7 @@ export async function trainSft(
   const folder = resume ?? (await makeRunFolder(config.output, config.name));
   print(`${config.name} on ${backend.name} (${backend.description}), seed ${config.seed}, into ${folder}`);
   print(
-    `${counts.read} rows, ${train.length + heldOut.length} cases; ${rows.length} dialogues to train on and ` +
+    `${read} rows; ${rows.length} dialogues to train on and ` +
       `${heldOutRows.length} held out, ${dialogues.length + heldOutDialogues.length - rows.length - heldOutRows.length} ` +
       `longer than ${limit} tokens left out; ${countParameters(policy.model.parameters).toLocaleString("en-US")} parameters`,
   );

@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, Option } from "commander";
 import { InputError } from "../../lib/errors.js";
+import type { PrepareCommandOptions } from "./data.js";
+import type { ModelDownloadOptions } from "./download.js";
 
 const { version, description } = JSON.parse(
   readFileSync(fileURLToPath(import.meta.resolve("itpo/package.json")), "utf8"),
@@ -94,6 +96,34 @@ program
   .option("--device <name>", "auto, cuda, cuda:1, cpu, tfjs, tfjs:wasm, tfjs:cpu, tfjs:node", "auto")
   .option("--dtype <type>", "f32 or bf16, of weights and activations", "f32")
   .action(async (options) => (await import("./score.js")).scoreCommand(options));
+
+program
+  .command("data")
+  .description("datasets")
+  .command("prepare")
+  .description("make files for training and fine-tuning of a dataset, split by conversation")
+  .argument("<name>", "math-hard, medium, bigcodebench (each also with -large), mtmeddialog")
+  .option("--input <path>", "parquet, JSON or JSONL file, or a folder of them (default: download it from the Hub)")
+  .option("--validation <path>", "hold out the conversations of this file or folder, instead of a share")
+  .option("--output <folder>", "where the files go (default: datasets/NAME)")
+  .option("--held-out <share>", "share of the conversations to hold out, or from 1 on how many", "0.1")
+  .option("--seed <n>", "another one holds out others", "42")
+  .option("--task-desc <text>", "what the simulated user is told that the task is (default: by dataset)")
+  .option("--keep-shared-openings", "keep tasks that open alike but ask for different things")
+  .option("--revision <name>", "branch, tag or commit to download", "main")
+  .action(async (...args: [string, PrepareCommandOptions]) => (await import("./data.js")).prepareCommand(...args));
+
+program
+  .command("model")
+  .description("models")
+  .command("download")
+  .description("fetch a model from the Hugging Face Hub; goes on where an earlier call was cut off")
+  .argument("<repo>", "OWNER/NAME, such as Qwen/Qwen2.5-0.5B-Instruct")
+  .option("--output <folder>", "where the files go (default: the model's name)")
+  .option("--revision <name>", "branch, tag or commit", "main")
+  .action(async (...args: [string, ModelDownloadOptions]) =>
+    (await import("./download.js")).modelDownloadCommand(...args),
+  );
 
 program
   .command("doctor")

@@ -1,6 +1,6 @@
 import test from "ava";
 import fc from "fast-check";
-import { checkDisjoint, splitByKey, withoutKeys } from "../../data/split.js";
+import { checkDisjoint, joinGroups, splitByKey, withoutKeys } from "../../data/split.js";
 import { InputError } from "../../lib/errors.js";
 
 interface Item {
@@ -59,4 +59,31 @@ test("a group on both sides is found, and withoutKeys takes it out", (t) => {
   const train = withoutKeys(items, heldOut, keyOf);
   t.is(train.length, 100 - 3 * 4);
   t.notThrows(() => checkDisjoint({ train, heldOut }, keyOf));
+});
+
+test("joinGroups joins lists that share a key, directly or through others", (t) => {
+  const groupOf = joinGroups([["a", "1"], ["b", "2"], ["c", "2"], ["d", "1", "x"], ["e"]]);
+  t.deepEqual(["a", "1", "d", "x", "b", "c", "2", "e", "unknown"].map(groupOf), [
+    ...["a", "a", "a", "a", "b", "b", "b", "e", "unknown"],
+  ]);
+});
+
+test("joinGroups gives the connected components, whatever the order", (t) => {
+  const lists = fc.array(fc.array(fc.constantFrom(..."abcdefgh"), { minLength: 1, maxLength: 3 }), { maxLength: 8 });
+  fc.assert(
+    fc.property(lists, (all) => {
+      const groupOf = joinGroups(all);
+      for (const list of all) for (const key of list) t.is(groupOf(key), groupOf(list[0]));
+      const reach = new Map([..."abcdefgh"].map((key) => [key, new Set([key])]));
+      for (let pass = 0; pass < 8; pass++) {
+        for (const list of all) {
+          const joined = new Set(list.flatMap((key) => [...reach.get(key)!]));
+          for (const key of list) for (const other of joined) reach.get(key)!.add(other);
+        }
+      }
+      for (const [key, others] of reach) {
+        for (const other of "abcdefgh") t.is(groupOf(key) === groupOf(other), others.has(other), `${key}${other}`);
+      }
+    }),
+  );
 });

@@ -327,7 +327,7 @@ const mistakes: Record<string, Mistake> = {
       writeFileSync(join(folder, "other.parquet"), writeParquet(table));
       return ["sft", "medical-sft", "data.train=other.parquet"];
     },
-    message: /other\.parquet: has no column response, reward_model; it has prompt, text/,
+    message: /other\.parquet: row 0: prompt: .*expected array.*Make the file by itpo data prepare/,
   },
   "too few cases to hold some out": {
     args: () => ["sft", "medical-sft", `data.train=${fixture("data", "medical-unusable.parquet")}`],
