@@ -3,13 +3,17 @@
  * Prints the bytes in live tensors, which must not change, and what the process gains per step, sampled after forced
  * collections and after the C library (glibc) has given back what it holds of freed memory.
  *
- *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded dist/bench/leak.js [STEPS] [key.path=value…]
+ *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded --compact-on-every-full-gc dist/bench/leak.js [STEPS] [hold] [key.path=value…]
  *
- * The flags keep V8's compiling threads, whose arenas come and go by megabytes, out of the figure.
+ * Without the flags the figure is noise: V8's compiling threads have arenas that come and go by megabytes, and pages that
+ * it keeps half empty do too. Part of `rss` is `code`, what V8 compiled, of which there is more until the last function
+ * that steps call has been compiled; `native` is `rss` without V8's heap. With `hold` V8 compiles nothing more from the
+ * first sample on, which leaves what the program itself keeps.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { getHeapCodeStatistics, getHeapStatistics, setFlagsFromString } from "node:v8";
 import koffi from "koffi";
 import { openDevice } from "../lib/index.js";
 import { loadTrainConfig } from "../rl/config.js";
@@ -22,11 +26,8 @@ import { fineTune } from "../rl/sft.js";
 import { Trainer } from "../rl/trainer.js";
 
 const FROM = 50;
-/**
- * Steps from one collection to the next. A forced collection throws optimised code away: one after every step measures how
- * V8 grows by compiling the same functions again and again (1.2 kB a step).
- */
-const EVERY = 25;
+/** Steps from one sample to the next: a collection throws code away, which the steps after it compile again. */
+const EVERY = 10;
 const args = process.argv.slice(2);
 const steps = Number(args.find((arg) => /^\d+$/.test(arg)) ?? 500);
 const collect = globalThis.gc;
@@ -53,11 +54,13 @@ const trainer = new Trainer(config, { ...policy, policy: policy.model, environme
 const folder = await mkdtemp(join(tmpdir(), "itpo-leak-"));
 const metrics = openMetrics(folder);
 
-const kinds = ["rss", "heapUsed", "arrayBuffers"] as const;
+const kinds = ["rss", "native", "heapUsed", "code", "arrayBuffers"] as const;
 /** One row a collection: the step, then one number a kind. Made beforehand, so that keeping them takes no memory. */
 const samples = new Float64Array((kinds.length + 1) * Math.max(0, Math.floor(steps / EVERY)));
 let taken = 0;
 for (let step = 1; step <= steps; step++) {
+  if (step === FROM && args.includes("hold"))
+    for (const flag of ["--no-opt", "--no-sparkplug"]) setFlagsFromString(flag);
   metrics.log((await trainer.step(step)).metrics);
   metrics.flush(step);
   if (step === 20 || step === 200 || step === steps) {
@@ -65,9 +68,11 @@ for (let step = 1; step <= steps; step++) {
     console.log(`step ${step}: ${bytes.toLocaleString("en-US")} bytes in ${buffers} live buffers on ${backend.name}`);
   }
   if (step < FROM || step % EVERY !== 0) continue;
+  // The young generation has two halves, which a collection swaps: after two it is where it was.
+  collect();
   collect();
   trim(0);
-  const use = process.memoryUsage();
+  const use = memoryUse();
   samples.set([step, ...kinds.map((kind) => use[kind])], (kinds.length + 1) * taken++);
 }
 metrics.close();
@@ -81,6 +86,13 @@ for (const [i, kind] of kinds.entries()) {
   console.log(
     `${kind}: ${slope.toFixed(0)} ± ${error.toFixed(0)} bytes a step from step ${FROM} on, ${size} MiB at the end`,
   );
+}
+
+/** Bytes by kind. */
+function memoryUse(): Record<(typeof kinds)[number], number> {
+  const use = process.memoryUsage();
+  const { code_and_metadata_size: machine, bytecode_and_metadata_size: bytecode } = getHeapCodeStatistics();
+  return { ...use, native: use.rss - getHeapStatistics().total_physical_size, code: machine + bytecode };
 }
 
 /** Least squares: the slope and its standard error. */

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { randomStream, schedule } from "../lib/index.js";
 import type { OptimizerOptions, SftOptions } from "./config.js";
 import type { TokenizedDialogue } from "./dialogue.js";
@@ -42,6 +43,8 @@ export async function fineTune(
     const { gradNorm, skipped } = await learner.optimStep({ lr: lr(step) });
     const tokens = rows.reduce((sum, row) => sum + row.tokens.length, 0);
     await onStep?.({ step, loss: metrics.sft_loss, gradNorm, skipped, tokens });
+    // On the cpu nothing in a step waits for the event loop, and without it no signal would ever arrive.
+    await setImmediate();
   }
 }
 

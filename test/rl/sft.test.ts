@@ -86,6 +86,18 @@ test("each step takes one optimizer step at its own learning rate", async (t) =>
   });
 });
 
+test("a request to stop that comes through the event loop, as signals do, ends it after the current step", async (t) => {
+  const parts = talker();
+  const batch = scriptBatches(parts, { size: 2, games: 1000, seed: 1 });
+  const controller = new AbortController();
+  setImmediate(() => controller.abort());
+  const four = { ...options, steps: 4 };
+  const steps: SftStep[] = [];
+  const onStep = (step: SftStep) => void steps.push(step);
+  await fineTune(new Learner(parts.policy, four), four, batch, onStep, { signal: controller.signal });
+  t.is(steps.length, 1);
+});
+
 test("a dialogue is tokenised as the rollout of the same words is recorded", async (t) => {
   const { policy, chat, tokenizer } = await trained;
   const { trajectories } = await rollout({
