@@ -26,16 +26,16 @@ import { fineTune } from "../rl/sft.js";
 import { Trainer } from "../rl/trainer.js";
 
 const FROM = 50;
-/** Steps from one sample to the next: a collection throws code away, which the steps after it compile again. */
-const EVERY = 10;
 const args = process.argv.slice(2);
+/** Steps from one sample to the next: a collection throws code away, which the steps after it compile again. */
+const EVERY = Number(args.find((arg) => arg.startsWith("every="))?.slice("every=".length) ?? 90);
 const steps = Number(args.find((arg) => /^\d+$/.test(arg)) ?? 500);
 const collect = globalThis.gc;
 if (!collect) throw new Error("give node the flag --expose-gc");
 const trim = process.platform === "linux" ? koffi.load(null).func("int malloc_trim(size_t)") : () => {};
 
 const small = ["rollout.prompts=4", "rollout.samples=4", "prm.miniBatch=8", "policy.miniBatch=8"];
-const overrides = args.filter((arg) => arg.includes("="));
+const overrides = args.filter((arg) => arg.includes("=") && !arg.startsWith("every="));
 const config = await loadTrainConfig("quickstart", [`steps=${steps}`, ...small, ...overrides]);
 const backend = await openDevice(config.device);
 const { environment, tokenizer } = await openSetting(config.environment);
@@ -56,7 +56,7 @@ const metrics = openMetrics(folder);
 
 const kinds = ["rss", "native", "heapUsed", "code", "arrayBuffers"] as const;
 /** One row a collection: the step, then one number a kind. Made beforehand, so that keeping them takes no memory. */
-const samples = new Float64Array((kinds.length + 1) * Math.max(0, Math.floor(steps / EVERY)));
+const samples = new Float64Array((kinds.length + 1) * Math.max(0, Math.floor((steps - FROM) / EVERY) + 1));
 let taken = 0;
 for (let step = 1; step <= steps; step++) {
   if (step === FROM && args.includes("hold"))
@@ -67,7 +67,7 @@ for (let step = 1; step <= steps; step++) {
     const { bytes, buffers } = backend.memory();
     console.log(`step ${step}: ${bytes.toLocaleString("en-US")} bytes in ${buffers} live buffers on ${backend.name}`);
   }
-  if (step < FROM || step % EVERY !== 0) continue;
+  if (step < FROM || (step - FROM) % EVERY !== 0) continue;
   // The young generation has two halves, which a collection swaps: after two it is where it was.
   collect();
   collect();
