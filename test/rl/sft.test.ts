@@ -88,7 +88,7 @@ test("each step takes one optimizer step at its own learning rate", async (t) =>
 
 test("a request to stop that comes through the event loop, as signals do, ends it after the current step", async (t) => {
   const parts = talker();
-  const batch = scriptBatches(parts, { size: 2, games: 1000, seed: 1 });
+  const batch = scriptBatches(parts, quickstartScript, { size: 2, games: 1000, seed: 1 });
   const controller = new AbortController();
   setImmediate(() => controller.abort());
   const four = { ...options, steps: 4 };
