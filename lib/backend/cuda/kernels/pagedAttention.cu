@@ -76,6 +76,7 @@ extern "C" __global__ void __launch_bounds__(128)
   float(*alphas)[4] = tops + FEW;                                // [row][tile]
   float(*sums)[4][4] = (float(*)[4][4])(alphas + FEW);           // [row][tile][lane % 4]
   const Item item = items[blockIdx.x];
+  let_kernel_after_begin();
   if (item.query < 0) {
     wait_for_kernel_before();
     return;
@@ -150,8 +151,6 @@ extern "C" __global__ void __launch_bounds__(128)
     copy_k(piece + STAGES, all);
     copy_commit();
   }
-  // Not earlier: what the next kernels read ahead would hold up what this one needs.
-  let_kernel_after_begin();
   mma_mask<KEYS>(s, visible);
   mma_top(s, top);
   if (t == 0) tops[g][warp] = top[0], tops[g + 8][warp] = top[1];
