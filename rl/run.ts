@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Backend, InputError, openDevice } from "../lib/index.js";
@@ -9,14 +10,15 @@ import {
   openCheckpoint,
   openOptimizers,
   type RunState,
+  readBestPolicy,
+  saveBestPolicy,
   saveCheckpoint,
 } from "./checkpoint.js";
-import { needsCritic, needsPrm, type TrainConfig } from "./config.js";
+import { filesOf, needsCritic, needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/quickstart/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import type { Proportion } from "./objective/index.js";
-import { checkOutcome } from "./outcome.js";
 import { type LiveStream, noteSkipped, openLiveLine } from "./report/liveLine.js";
 import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
@@ -57,10 +59,12 @@ export interface RunResult {
  */
 export async function train(config: TrainConfig, options: RunOptions = {}): Promise<RunResult> {
   const { print = console.log } = options;
+  const missing = options.resume ? undefined : filesOf(config).find(([, path]) => !existsSync(path));
+  if (missing) throw new InputError(`${missing[0]}: ${missing[1]} is not there; set ${missing[0]}=…`);
   const backend = await openDevice(config.device);
+  let setting: Setting | undefined;
   try {
-    const setting = await openSetting(config.environment);
-    checkOutcome(setting.environment, config.outcome);
+    setting = await openSetting(config, backend);
     const checkpoint = options.resume ? await openCheckpoint(join(options.resume, "checkpoint"), backend) : undefined;
     if (checkpoint && checkpoint.state.step >= config.steps) {
       throw new InputError(`${options.resume}: all its ${config.steps} steps are done; give steps=N to go on`);
@@ -74,6 +78,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     print(`${config.name} on ${backend.name} (${backend.description}), seed ${config.seed}, into ${folder}`);
     print(describeModel(policy.model, setting));
     await writeConfig(folder, config);
+    setting.keepReplies?.(folder);
 
     const started = performance.now();
     if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting, options);
@@ -90,6 +95,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     const run = { ...options, config, print, backend, folder, setting, policy, trainer, started };
     return await trainingLoop(run, checkpoint?.state);
   } finally {
+    setting?.close?.();
     backend.close();
   }
 }
@@ -162,6 +168,8 @@ interface Run {
 }
 
 const HELD_OUT = "held_out/outcome";
+/** Where the policy with the best held-out outcome is, inside the run's folder. */
+const BEST = "best";
 
 async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<RunResult> {
   const { config, print, folder, trainer } = run;
@@ -178,6 +186,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const known = readMetrics(folder).findLast((row) => typeof row[HELD_OUT] === "number");
   let outcome = known?.[HELD_OUT] ?? Number.NaN;
   let lookedAt = known?.step ?? 0;
+  let best = resumed && (await readBestPolicy(join(folder, BEST)));
 
   /** Measures the policy as it is after `step` steps and writes everything down. */
   const look = async () => {
@@ -185,6 +194,10 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     outcome = evaluation.outcome;
     lookedAt = step;
     metrics.log(evaluation.metrics);
+    if (config.checkpoint.best && step > 0 && outcome > (best?.outcome ?? Number.NEGATIVE_INFINITY)) {
+      best = { step, outcome };
+      await saveBestPolicy(join(folder, BEST), run.policy.model, run.policy.tokenizer, best);
+    }
     if (probe && (step === steps || step === middle)) {
       const methods = creditAlignment(
         probe.trajectories,
@@ -210,7 +223,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
       ...(config.policy.klReward.controller === "adaptive" && { klCoefficient: trainer.klCoefficient }),
     });
 
-  while (step < steps && !run.signal?.aborted) {
+  const trainOneStep = async () => {
     const result = await trainer.step(step + 1);
     step++;
     metrics.log(result.metrics);
@@ -233,6 +246,14 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     });
     if (isLooking) await report();
     if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();
+  };
+  try {
+    while (step < steps && !run.signal?.aborted) await trainOneStep();
+  } catch (error) {
+    line.end();
+    // Too much failed: the step stopped before anything was learnt in it.
+    if (error instanceof InputError && step > 0) await save();
+    throw error;
   }
   line.end();
   await save();

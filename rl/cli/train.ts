@@ -1,5 +1,6 @@
+import { existsSync } from "node:fs";
 import { stringify } from "yaml";
-import { loadTrainConfig } from "../config.js";
+import { filesOf, loadTrainConfig } from "../config.js";
 import { train } from "../run.js";
 import { configSource, stopSignal } from "./runs.js";
 
@@ -11,6 +12,9 @@ export async function trainCommand(
   const config = await loadTrainConfig(...configSource(recipe, overrides, resume, "quickstart"));
   if (dryRun) {
     process.stdout.write(stringify(config));
+    for (const [key, path] of filesOf(config).filter(([, path]) => !existsSync(path))) {
+      process.stderr.write(`note: ${key}: ${path} is not there\n`);
+    }
     return;
   }
   await train(config, { resume, signal: stopSignal() });
