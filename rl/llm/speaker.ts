@@ -96,7 +96,7 @@ export function createSpeaker(options: SpeakerOptions): Speaker {
       const known = replies?.get(key);
       if (known !== undefined) {
         usage.cacheHit();
-        return Promise.resolve(question.read(known));
+        return Promise.resolve().then(() => question.read(known));
       }
       const asked = underWay.get(key) ?? fresh(question, key).finally(() => underWay.delete(key));
       underWay.set(key, asked);
