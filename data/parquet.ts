@@ -40,7 +40,7 @@ export async function readParquet(path: string, options: ParquetOptions = {}): P
  */
 export async function* readParquetBatches(path: string, options: ParquetOptions = {}): AsyncGenerator<Row[]> {
   const { engine = "auto", batchRows = 16384 } = options;
-  const bytes = await readBytes(path);
+  const bytes = await readFileBytes(path);
   const { metadata, columns } = readFooter(bytes, options.columns, path);
   for (const batch of toBatches(metadata, batchRows)) {
     let rows: Row[] | undefined;
@@ -79,7 +79,8 @@ function toBatches({ row_groups }: FileMetaData, batchRows: number): Batch[] {
   return batches;
 }
 
-async function readBytes(path: string): Promise<ArrayBuffer> {
+/** @throws InputError where there is no such file. */
+export async function readFileBytes(path: string): Promise<ArrayBuffer> {
   try {
     const { buffer, byteOffset, byteLength } = await readFile(path);
     return byteLength === buffer.byteLength ? buffer : buffer.slice(byteOffset, byteOffset + byteLength);

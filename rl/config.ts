@@ -371,6 +371,11 @@ const crossChecks: readonly ((config: TrainConfig) => string | false | null | un
       `there is no metric '${unknown}' for simulated users; there are ${rewardMetrics.join(", ")}`
     );
   },
+  ({ environment, outcome }) =>
+    environment.name === "simulated" &&
+    !environment.allowCodeExecution &&
+    [...Object.keys(outcome.metrics), ...environment.report].includes("pass_rate") &&
+    "pass_rate runs code that the policy wrote; allow it with environment.allowCodeExecution=true",
   ({ environment }) => {
     if (environment.name !== "simulated") return false;
     const { user, judge } = environment;

@@ -18,8 +18,11 @@ export { medicalEnvironment } from "./environments/medical.js";
 export { quickstartEnvironment } from "./environments/quickstart/game.js";
 export { ceilings } from "./environments/quickstart/scripts.js";
 export { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
-export { type SimulatedOptions, simulatedEnvironment } from "./environments/simulated/environment.js";
-export { readTasks, type SimulatedTask } from "./environments/simulated/tasks.js";
+export {
+  type SimulatedOptions,
+  type SimulatedTask,
+  simulatedEnvironment,
+} from "./environments/simulated/environment.js";
 export { END_SIGNAL, type Persona } from "./environments/simulated/userPrompt.js";
 export { type Evaluation, evaluate, probeConversations } from "./evaluate.js";
 export { type Comparison, compareEvaluations, type MetricComparison } from "./evaluation/compare.js";
@@ -32,12 +35,12 @@ export { type ItpoModels, type ItpoTask, itpoStep } from "./itpo.js";
 export { forwardRows, Learner, type LearnerOptions, type LearnerRow, type StepReport } from "./learner.js";
 export { CallError, type CallFault } from "./llm/callError.js";
 export type { ChatCall, ChatModel, ChatReply, ReplySampling } from "./llm/chatModel.js";
+export { extractJson, ReplyError } from "./llm/extractJson.js";
 export { localModel } from "./llm/localModel.js";
 export { jsonReply, type Question } from "./llm/question.js";
 export { type RemoteOptions, remoteModel } from "./llm/remoteModel.js";
 export { openReplies, type Replies } from "./llm/replies.js";
 export { createSpeaker, type Speaker, type SpeakerOptions } from "./llm/speaker.js";
-export { readTolerantJson } from "./llm/tolerantJson.js";
 export * from "./objective/index.js";
 export { recipeNames } from "./recipe.js";
 export type { PrmScores } from "./rewardModel.js";

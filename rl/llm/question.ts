@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { ReplySchema } from "./chatModel.js";
-import { readTolerantJson } from "./tolerantJson.js";
+import { extractJson } from "./extractJson.js";
 
 /** What is asked of a model, and how its reply is read. */
 export interface Question<T> {
@@ -19,7 +19,7 @@ export function jsonReply<T>(name: string, form: z.ZodType<T>): Pick<Question<T>
   return {
     schema: { name, schema: z.toJSONSchema(form) as Record<string, unknown> },
     read(text) {
-      const parsed = form.safeParse(readTolerantJson(text));
+      const parsed = form.safeParse(extractJson(text));
       if (parsed.success) return parsed.data;
       const [{ path, message }] = parsed.error.issues;
       throw new SyntaxError(`${path.join(".") || "the object"}: ${message}`);

@@ -9,6 +9,8 @@ export interface Target {
   readonly truth: string;
   /** Messages before the assistant's first turn. */
   readonly openingLength: number;
+  /** The source's other columns. */
+  readonly info?: Readonly<Record<string, unknown>>;
 }
 
 /** A measure that needs no judge. */

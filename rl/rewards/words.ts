@@ -8,13 +8,16 @@ const STOP_WORDS = new Set(
   this those to us was we were will with would you your`.split(/\s+/),
 );
 
-/**
- * The words of a text in order, lower case: runs of letters and digits, each Han character on its own, without stop
- * words. A plural s is taken off, so that "movements" meets "movement" (and "gastritis" stays).
- */
+/** The words of a text in order, lower case: runs of letters and digits, each Han character on its own. */
+export function wordsOf(text: string): string[] {
+  return text.toLowerCase().match(/\p{Script=Han}|(?:(?!\p{Script=Han})[\p{L}\p{N}])+/gu) ?? [];
+}
+
+/** `wordsOf` without stop words and plural s, so that "movements" meets "movement" (and "gastritis" stays). */
 export function contentWords(text: string): string[] {
-  const words = text.toLowerCase().match(/\p{Script=Han}|(?:(?!\p{Script=Han})[\p{L}\p{N}])+/gu) ?? [];
-  return words.filter((word) => !STOP_WORDS.has(word)).map((word) => word.replace(/(?<=..[^isu])s$/, ""));
+  return wordsOf(text)
+    .filter((word) => !STOP_WORDS.has(word))
+    .map((word) => word.replace(/(?<=..[^isu])s$/, ""));
 }
 
 /** How much a word tells, 0 or more. */

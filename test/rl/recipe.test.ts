@@ -94,6 +94,8 @@ test("local takes the place of server by an override, and both at once are refus
 const mistakes: Record<string, readonly [override: string, message: RegExp]> = {
   "a metric that nobody has": ["outcome.metrics={beauty: 1}", /no metric 'beauty' .*there are accuracy/],
   "a metric to report that nobody has": ["environment.report=[beauty]", /no metric 'beauty'/],
+  "a judge's scores of turns as an outcome": ["outcome.metrics={judge: 1}", /no metric 'judge'/],
+  "code that nobody may run": ["outcome.metrics={pass_rate: 1}", /allow it with environment\.allowCodeExecution=true/],
   "a server that is none": ["environment.user.server.url=localhost", /environment\.user\.server\.url/],
   "an attempt longer than its call": ["environment.judge.timeout=500", /judge\.timeout is longer than its deadline/],
   "a last turn thrown away of one": ["rollout={discardLast: true, maxTurns: 1}", /rollout\.maxTurns to at least 2/],

@@ -62,6 +62,7 @@ export const simulatedForm = z.strictObject({
   heldOut: z.string().describe("file of held-out tasks"),
   user,
   judge: judge.prefault({}).describe("without server and local: the user's model"),
+  allowCodeExecution: z.boolean().default(false).describe("pass_rate runs what the policy wrote, in a sandbox"),
   report: z.array(z.string()).default([]).describe("metrics to score beside those of outcome.metrics"),
 });
 

@@ -1,11 +1,16 @@
+import type { Task } from "../../../data/tasks.js";
 import { InputError, randomStream } from "../../../lib/index.js";
 import type { Message } from "../../../models/message.js";
 import type { Environment, Episode, UserReply } from "../../environment.js";
 import type { Speaker } from "../../llm/speaker.js";
 import { rewardsFor } from "../../rewards/registry.js";
 import type { AskJudge } from "../../rewards/reward.js";
-import type { SimulatedTask } from "./tasks.js";
+import type { Sandbox } from "../../rewards/sandbox.js";
 import { END_SIGNAL, type Persona, userPrompt, userReply } from "./userPrompt.js";
+
+/** What a conversation starts from. */
+export type SimulatedTask = Pick<Task, "prompt" | "groundTruth" | "singleTurnPrompt" | "taskDesc"> &
+  Partial<Pick<Task, "info">>;
 
 export interface SimulatedOptions {
   readonly train: readonly SimulatedTask[];
@@ -17,6 +22,8 @@ export interface SimulatedOptions {
   readonly persona?: Persona;
   /** Names of the metrics to score, `judge` for the scores of turns among them. */
   readonly metrics: readonly string[];
+  /** For the metric `pass_rate`. */
+  readonly sandbox?: Sandbox;
 }
 
 /** Judges ask with seeds of their own. */
@@ -31,14 +38,14 @@ const JUDGE_TURN = 0xffff;
  */
 export function simulatedEnvironment(options: SimulatedOptions): Environment {
   const { train, heldOut, user, judge, persona = "requester", metrics } = options;
-  const rewards = rewardsFor(metrics);
+  const rewards = rewardsFor(metrics, options.sandbox);
   const judged = rewards.find(({ isJudged }) => isJudged);
   if (judged && !judge) throw new InputError(`${judged.metrics[0]} needs a judge; name one in environment.judge`);
   checkApart(train, heldOut);
 
   function begin(task: SimulatedTask, seedOf: (turn: number) => number): Episode {
     const { prompt: opening, singleTurnPrompt: goal, groundTruth: truth, taskDesc: taskDescription } = task;
-    const target = { goal, truth, openingLength: opening.length };
+    const target = { goal, truth, openingLength: opening.length, info: task.info };
     const ask: AskJudge = (question) => judge!.ask({ ...question, seed: seedOf(JUDGE_TURN) });
     return {
       opening,

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { readTasks, type Task } from "../../../data/tasks.js";
 import { type Backend, InputError } from "../../../lib/index.js";
 import { loadQwen, loadTokenizer } from "../../../models/index.js";
 import type { TrainConfig } from "../../config.js";
@@ -8,10 +9,11 @@ import { localModel } from "../../llm/localModel.js";
 import { remoteModel } from "../../llm/remoteModel.js";
 import { openReplies, REPLIES_FILE, type Replies } from "../../llm/replies.js";
 import { createSpeaker, type Speaker } from "../../llm/speaker.js";
+import { TURN_SCORES } from "../../rewards/judges/turnScores.js";
+import { openSandbox } from "../../rewards/sandbox.js";
 import { Engine } from "../../serve/engine.js";
 import type { CallerConfig, SimulatedConfig } from "./config.js";
 import { simulatedEnvironment } from "./environment.js";
-import { readTasks } from "./tasks.js";
 
 /** Conversations with simulated users, and what holds resources for them. */
 export interface OpenSimulation {
@@ -27,7 +29,7 @@ export function neededMetrics(
   { report }: Pick<SimulatedConfig, "report">,
   { outcome, credit }: Pick<TrainConfig, "outcome" | "credit">,
 ): string[] {
-  return [...Object.keys(outcome.metrics), ...report, ...(credit.method === "judge" ? ["judge"] : [])];
+  return [...Object.keys(outcome.metrics), ...report, ...(credit.method === "judge" ? [TURN_SCORES] : [])];
 }
 
 /** Reads the tasks and makes the models ready. @throws InputError where a file or a model folder will not do. */
@@ -36,7 +38,7 @@ export async function openSimulation(
   run: Pick<TrainConfig, "outcome" | "credit">,
   backend: Backend,
 ): Promise<OpenSimulation> {
-  const [train, heldOut] = [await readTasks(environment.train), await readTasks(environment.heldOut)];
+  const [train, heldOut] = [await someTasks(environment.train), await someTasks(environment.heldOut)];
   const { server, local } = environment.user;
   const { judge } = environment;
   const engines = new Map<string, Engine>();
@@ -49,12 +51,14 @@ export async function openSimulation(
       backend,
     ),
   };
+  const metrics = neededMetrics(environment, run);
+  const { allowCodeExecution } = environment;
+  const sandbox = metrics.includes("pass_rate") ? await openSandbox({ allowCodeExecution }) : undefined;
   let replies: Replies | undefined;
   return {
     environment: simulatedEnvironment({
-      ...{ train, heldOut, ...speakers },
+      ...{ train, heldOut, metrics, sandbox, ...speakers },
       persona: environment.user.persona,
-      metrics: neededMetrics(environment, run),
     }),
     keepReplies(folder) {
       replies = openReplies(join(folder, REPLIES_FILE));
@@ -65,6 +69,12 @@ export async function openSimulation(
       for (const engine of engines.values()) engine.dispose();
     },
   };
+}
+
+async function someTasks(path: string): Promise<Task[]> {
+  const tasks = await readTasks(path);
+  if (tasks.length === 0) throw new InputError(`${path}: holds no task; prepare the data anew`);
+  return tasks;
 }
 
 async function openSpeaker(

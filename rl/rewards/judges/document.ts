@@ -1,6 +1,6 @@
 import type { Message } from "../../../models/message.js";
 import type { Question } from "../../llm/question.js";
-import { bleu } from "../bleu.js";
+import { bleu, CHARACTER_BLEU, withoutCompletionPrefix } from "../bleu.js";
 import type { AskJudge, Reward } from "../reward.js";
 import { formatHistory, quoted } from "./history.js";
 
@@ -29,15 +29,22 @@ Begin your reply with ${MARK} followed by the text of the document, and write no
   return ask(question);
 }
 
-/** BLEU of the document that the assistant wrote against the reference, in [0, 1]. The judge only copies the document out. */
+/**
+ * BLEU of the document that the assistant wrote against the reference, in [0, 1]; the judge only copies the document out.
+ * `bleu` is on characters, as the reference implementation's, though without the mark before the document; `word_bleu`
+ * is sacreBLEU's, on words and smoothed.
+ */
 export const documentReward: Reward = {
-  metrics: ["bleu"],
+  metrics: ["bleu", "word_bleu"],
   isJudged: true,
-  score: async (conversation, { truth }, ask) => ({ bleu: bleu(await extractDocument(conversation, ask), truth) }),
+  async score(conversation, { truth }, ask) {
+    const document = await extractDocument(conversation, ask);
+    return { bleu: bleu(document, truth, CHARACTER_BLEU), word_bleu: bleu(document, truth) };
+  },
 };
 
 function readDocument(text: string): string {
-  const at = text.indexOf(MARK);
-  if (at < 0) throw new SyntaxError(`it does not begin with ${MARK}`);
-  return text.slice(at + MARK.length).trim();
+  const document = withoutCompletionPrefix(text);
+  if (document === text.trim()) throw new SyntaxError(`it does not begin with ${MARK}`);
+  return document;
 }

@@ -3,12 +3,15 @@ import { jsonReply } from "../../llm/question.js";
 import type { Reward } from "../reward.js";
 import { formatHistory, quoted } from "./history.js";
 
+/** Stands for `judge/1`, `judge/2`, … where metrics are named. */
+export const TURN_SCORES = "judge";
+
 /**
  * What each assistant turn contributed to the end, in [0, 1]: `judge/1`, `judge/2`, …, for `credit.method: judge`. The
  * judge sees the reference.
  */
 export const turnScoreJudge: Reward = {
-  metrics: ["judge"],
+  metrics: [TURN_SCORES],
   isJudged: true,
   async score(conversation, { goal, truth }, ask) {
     const turns = conversation.filter(({ role }) => role === "assistant").length;
@@ -35,6 +38,6 @@ Reply with one JSON object and nothing else; the list must have exactly ${turns}
       about: "turn scores",
       ...jsonReply("turn_scores", z.object({ thought: z.string(), scores })),
     });
-    return Object.fromEntries(given.scores.map((score, k) => [`judge/${k + 1}`, score]));
+    return Object.fromEntries(given.scores.map((score, k) => [`${TURN_SCORES}/${k + 1}`, score]));
   },
 };

@@ -128,6 +128,22 @@ test("words of both speakers after the opening are counted, and no judge is aske
   t.is(judge.prompts.length, 0);
 });
 
+test("measures that need no judge: the answer as it is written, and what the user gave away", async (t) => {
+  const { episode, talk, judge } = open("", { metrics: ["exact_accuracy", "leak"] });
+  const assistant = (content: string): Message => ({ role: "assistant", content });
+  t.deepEqual(await episode.score([...talk, assistant("The answer is answer 1.")]), { exact_accuracy: 1, leak: 0 });
+  t.deepEqual(await episode.score([...talk, { role: "user", content: "is it answer 1?" }, assistant("answer is 2")]), {
+    exact_accuracy: 0,
+    leak: 1,
+  });
+  t.is(judge.prompts.length, 0);
+});
+
+test("code without tests, or without leave to run it, has failed", async (t) => {
+  const { episode, talk } = open("", { metrics: ["pass_rate"] });
+  await t.throwsAsync(async () => episode.score(talk), { message: /no single_turn_metadata\.test to run/ });
+});
+
 test("metrics of one judge cost one call", async (t) => {
   const { episode, talk, judge } = open("", {
     judgeSays: '{"thought": "", "diagnosis": 1, "recommendation": 1}',

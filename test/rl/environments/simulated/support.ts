@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ExecutionContext } from "ava";
-import type { SimulatedTask } from "../../../../rl/environments/simulated/tasks.js";
+import type { SimulatedTask } from "../../../../rl/environments/simulated/environment.js";
 import type { ChatModel } from "../../../../rl/llm/chatModel.js";
 import { createSpeaker, type Speaker } from "../../../../rl/llm/speaker.js";
 import { temporaryFolder } from "../../../temporary.js";
