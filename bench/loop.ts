@@ -184,11 +184,15 @@ for (let step = 1; step <= flag("steps"); step++) {
     console.log(`  ${part.padEnd(24)}${share(metrics[`time/${part}`])}`);
   console.log(`  of the rollout, at least one at work (they overlap):`);
   for (const [name, clock] of Object.entries(clocks)) console.log(`    ${name.padEnd(22)}${share(clock.seconds)}`);
+  const count = (value: number) => value.toLocaleString("en-US");
+  const read = (metrics["user/prompt_tokens"] ?? 0) + (metrics["judge/prompt_tokens"] ?? 0);
+  const calls = ["user", "judge"].map((role) => {
+    const [mean, p95] = ["mean", "p95"].map((name) => metrics[`${role}/latency_${name}`].toFixed(2));
+    return `${metrics[`${role}/calls`]} ${role} calls of ${mean} s (p95 ${p95})`;
+  });
   console.log(
-    `  policy drew ${metrics["rollout/tokens"].toLocaleString("en-US")} tokens, user and judge ` +
-      `${(engine.drawn - drawnBefore).toLocaleString("en-US")}; ${metrics["user/calls"]} user calls of ` +
-      `${metrics["user/latency_mean"].toFixed(2)} s (p95 ${metrics["user/latency_p95"].toFixed(2)}), ${metrics["judge/calls"]} judge calls of ` +
-      `${metrics["judge/latency_mean"].toFixed(2)} s (p95 ${metrics["judge/latency_p95"].toFixed(2)})`,
+    `  policy drew ${count(metrics["rollout/tokens"])} tokens, user and judge ${count(engine.drawn - drawnBefore)} ` +
+      `after ${count(read)} of prompts; ${calls.join(", ")}`,
   );
 }
 await server?.close(0);

@@ -108,8 +108,15 @@ async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy>
 /** What a run is about cannot change on the way; limits, evaluation and learning rates can. */
 const FIXED = ["model", "seed", "environment", "warmup"] as const;
 
+/** Where users and judges are asked, and how patiently, may change, too. */
+function essence({ model, seed, environment, warmup }: TrainConfig): Record<(typeof FIXED)[number], unknown> {
+  if (environment?.name !== "simulated") return { model, seed, environment, warmup };
+  const { name, train, heldOut, user } = environment;
+  return { model, seed, environment: { name, train, heldOut, persona: user.persona }, warmup };
+}
+
 function checkResumable(config: TrainConfig, { state, prm, critic }: Checkpoint, folder: string): void {
-  checkUnchanged(config, state, FIXED, folder);
+  checkUnchanged(essence(config), { ...state, config: essence(state.config as TrainConfig) }, FIXED, folder);
   if (needsPrm(config) && !prm) {
     throw new InputError(`${folder}: its checkpoint has no reward model (prm), which credit.method needs; start anew`);
   }

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
-import { closeSync, ftruncateSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
+import { InputError } from "../../lib/errors.js";
 import type { CallFault } from "./callError.js";
 import type { ChatCall } from "./chatModel.js";
 
@@ -47,10 +48,7 @@ export function openReplies(path: string): Replies {
     if (!fault) places.set(key, [end, bytes]);
     end += bytes;
   };
-  const written = readFileSync(path);
-  for (let next = written.indexOf(NEWLINE); next >= 0; next = written.indexOf(NEWLINE, end)) {
-    note(JSON.parse(written.toString("utf8", end, next)), next + 1 - end);
-  }
+  for (const line of wholeLines(file)) note(parseRecord(line, path), line.length + 1);
   ftruncateSync(file, end);
   return {
     get(key) {
@@ -70,3 +68,30 @@ export function openReplies(path: string): Replies {
 }
 
 const NEWLINE = 0x0a;
+const CHUNK = 2 ** 20;
+
+/** The lines of an open file that end in a line feed, without it; however large the file. */
+function* wholeLines(file: number): Generator<Buffer> {
+  const chunk = Buffer.alloc(CHUNK);
+  let rest = Buffer.alloc(0);
+  for (let at = 0; ; ) {
+    const bytes = readSync(file, chunk, 0, CHUNK, at);
+    if (bytes === 0) return;
+    at += bytes;
+    rest = Buffer.concat([rest, chunk.subarray(0, bytes)]);
+    let start = 0;
+    for (let next = rest.indexOf(NEWLINE); next >= 0; next = rest.indexOf(NEWLINE, start)) {
+      yield rest.subarray(start, next);
+      start = next + 1;
+    }
+    rest = rest.subarray(start);
+  }
+}
+
+function parseRecord(line: Buffer, path: string): ReplyRecord {
+  try {
+    return JSON.parse(line.toString("utf8"));
+  } catch {
+    throw new InputError(`${path}: has a line that is not JSON; remove the line, or the file`);
+  }
+}

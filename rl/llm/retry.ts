@@ -44,7 +44,7 @@ export async function retrying<T>(
   return within(deadline, late, async (whole) => {
     const timed: Timed = (work) => {
       whole.throwIfAborted();
-      return within(timeout, tooLong, (own) => work(AbortSignal.any([whole, own])));
+      return within(timeout, tooLong, (own) => endedBy(whole, work(AbortSignal.any([whole, own]))));
     };
     for (let number = 0; ; number++) {
       try {
@@ -58,6 +58,14 @@ export async function retrying<T>(
       }
       await sleep(1000 * pauseBefore(number, backoff, last.retryAfter), undefined, { signal: whole });
     }
+  });
+}
+
+/** The work's end, or the signal's. */
+function endedBy<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    work.then(resolve, reject);
   });
 }
 

@@ -132,6 +132,29 @@ test.serial(
   },
 );
 
+test.serial(
+  "a run goes on with its users elsewhere, and remembers what they said; another kind of user is another run",
+  async (t) => {
+    const config = await smallRun(t, "math-baseline-rloo", "steps=1");
+    const { folder } = await train(config, quiet);
+    const { environment } = config;
+    if (environment.name !== "simulated") return t.fail();
+    const { url, bodies } = await faultyServer(t, { reply });
+    const elsewhere = (user: object) => ({
+      ...{ ...config, steps: 2 },
+      environment: { ...environment, user: { ...environment.user, ...user } },
+    });
+    const moved = { server: { ...environment.user.server!, url } };
+    await t.throwsAsync(train(elsewhere({ ...moved, persona: "patient" }), { ...quiet, resume: folder }), {
+      instanceOf: InputError,
+      message: /environment differs from what the run began with/,
+    });
+    await train(elsewhere(moved), { ...quiet, resume: folder });
+    t.true(bodies.length > 0);
+    t.is(readMetrics(folder).at(-1)!.step, 2);
+  },
+);
+
 test("a checkpoint that was named is there or an error; never another in its place", async (t) => {
   const config = await smallRun(t, "math-baseline-rloo");
   const folder = temporaryFolder(t);
