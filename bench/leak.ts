@@ -38,7 +38,7 @@ const small = ["rollout.prompts=4", "rollout.samples=4", "prm.miniBatch=8", "pol
 const overrides = args.filter((arg) => arg.includes("=") && !arg.startsWith("every="));
 const config = await loadTrainConfig("quickstart", [`steps=${steps}`, ...small, ...overrides]);
 const backend = await openDevice(config.device);
-const { environment, tokenizer } = await openSetting(config.environment);
+const { environment, tokenizer } = await openSetting(config, backend);
 const policy = await openPolicy(config, backend, tokenizer);
 if (config.warmup) {
   const learner = new Learner(policy.model, config.warmup);

@@ -62,21 +62,57 @@ export async function saveCheckpoint(
   tokenizer: Tokenizer,
   state: RunState,
 ): Promise<void> {
+  await replaceFolder(directory, async (fresh) => {
+    const models = { policy: policy.model, prm: prm?.model, critic: critic?.model, reference };
+    for (const [role, model] of Object.entries(models)) {
+      if (!model) continue;
+      await saveQwen(model, join(fresh, role));
+      await tokenizer.save(join(fresh, role));
+    }
+    for (const [role, learner] of Object.entries({ policy, prm, critic })) {
+      if (learner) await saveOptimizer(learner, join(fresh, `${role}.optimizer.safetensors`));
+    }
+    if (critic?.valueHead) await writeTensors(join(fresh, HEAD), new Map([[VALUE_HEAD, critic.valueHead]]));
+    await writeWhole(join(fresh, STATE), JSON.stringify(state, undefined, 2));
+  });
+}
+
+/** The policy with the best held-out outcome so far, for use and not to go on from. */
+export interface BestPolicy {
+  readonly step: number;
+  /** Mean held-out outcome. */
+  readonly outcome: number;
+}
+
+/** Writes `policy/` and state.json into a folder, in place of what was there once all is written. */
+export function saveBestPolicy(directory: string, policy: Qwen, tokenizer: Tokenizer, best: BestPolicy): Promise<void> {
+  return replaceFolder(directory, async (fresh) => {
+    await saveQwen(policy, join(fresh, "policy"));
+    await tokenizer.save(join(fresh, "policy"));
+    await writeWhole(join(fresh, STATE), JSON.stringify(best, undefined, 2));
+  });
+}
+
+/** What the folder's policy reached; undefined where there is none. @throws InputError where the folder is damaged. */
+export async function readBestPolicy(directory: string): Promise<BestPolicy | undefined> {
+  const path = join(directory, STATE);
+  if (!(await exists(path))) return undefined;
+  try {
+    return bestForm.parse(JSON.parse(await readFile(path, "utf8")));
+  } catch {
+    throw new InputError(`${path}: damaged; remove the folder`);
+  }
+}
+
+const bestForm = z.object({ step: z.int().nonnegative(), outcome: z.number() });
+
+/** Fills a new folder and puts it in the old one's place when it is complete; complete is what has a state.json. */
+async function replaceFolder(directory: string, fill: (fresh: string) => Promise<void>): Promise<void> {
   const [fresh, old] = [`${directory}.new`, `${directory}.old`];
-  await rm(join(fresh, STATE), { force: true }); // Where it stands the folder counts as complete.
+  await rm(join(fresh, STATE), { force: true });
   await rm(fresh, { recursive: true, force: true });
   await mkdir(fresh, { recursive: true });
-  const models = { policy: policy.model, prm: prm?.model, critic: critic?.model, reference };
-  for (const [role, model] of Object.entries(models)) {
-    if (!model) continue;
-    await saveQwen(model, join(fresh, role));
-    await tokenizer.save(join(fresh, role));
-  }
-  for (const [role, learner] of Object.entries({ policy, prm, critic })) {
-    if (learner) await saveOptimizer(learner, join(fresh, `${role}.optimizer.safetensors`));
-  }
-  if (critic?.valueHead) await writeTensors(join(fresh, HEAD), new Map([[VALUE_HEAD, critic.valueHead]]));
-  await writeWhole(join(fresh, STATE), JSON.stringify(state, undefined, 2));
+  await fill(fresh);
   await rm(old, { recursive: true, force: true });
   await rename(directory, old).catch(ignoreMissing);
   await rename(fresh, directory);

@@ -1,9 +1,6 @@
-import { readdir, readFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { parse } from "yaml";
 import { z } from "zod";
 import { InputError } from "../lib/index.js";
+import { simulatedForm } from "./environments/simulated/config.js";
 import {
   type AdvantageEstimator,
   advantageEstimators,
@@ -18,6 +15,8 @@ import {
   type RlooForm,
   rlooForms,
 } from "./objective/index.js";
+import { readRecipe } from "./recipe.js";
+import { rewardMetrics } from "./rewards/registry.js";
 
 const count = z.int().positive();
 const size = z.int().nonnegative();
@@ -71,7 +70,14 @@ const sft = z.strictObject({
   warmupSteps: size.default(20),
 });
 
-const checkpoint = z.strictObject({ every: size.default(50).describe("steps; 0: only at the end") }).prefault({});
+const every = size.default(50).describe("steps; 0: only at the end");
+const checkpoint = z.strictObject({ every }).prefault({});
+const keptCheckpoints = z
+  .strictObject({
+    every,
+    best: z.boolean().default(true).describe("keep the policy with the best held-out outcome, too"),
+  })
+  .prefault({});
 
 const training = {
   name: z.string().regex(/^\w[\w.-]*$/, "letters, digits, dots and dashes only, and no dot or dash in front"),
@@ -88,7 +94,7 @@ const training = {
 
 const trainSchema = z.strictObject({
   ...training,
-  environment: z.discriminatedUnion("name", [quickstart, smalltalk, medical]),
+  environment: z.discriminatedUnion("name", [quickstart, smalltalk, medical, simulatedForm]),
   steps: count.default(100),
   warmup: sft
     .nullable()
@@ -99,6 +105,12 @@ const trainSchema = z.strictObject({
     samples: count.default(8).describe("conversations per prompt, the group"),
     temperature: z.number().positive().default(1),
     maxTurns: count.default(5),
+    discardLast: z
+      .boolean()
+      .default(false)
+      .describe(
+        "the reference's form: turn maxTurns is thrown away, and the conversation ends with the user's message",
+      ),
     maxTurnTokens: count.default(512),
     maxTokens: count.default(4096),
     dynamicSampling: z
@@ -106,6 +118,9 @@ const trainSchema = z.strictObject({
       .default(false)
       .describe("groups whose rewards are all equal are dropped and others sampled in their place"),
     maxRounds: count.default(4).describe("rounds of sampling a step at most, with dynamicSampling"),
+    maxFailures: fraction
+      .default(0.25)
+      .describe("share of conversations that may fail; the run stops where more do, and says why"),
   }),
   outcome: z
     .strictObject({
@@ -230,7 +245,7 @@ const trainSchema = z.strictObject({
       probe: size.default(0).describe("warm-start conversations on which credit is scored against the truth"),
     })
     .prefault({}),
-  checkpoint,
+  checkpoint: keptCheckpoints,
   control: z
     .enum(["none", "permuted_outcomes"])
     .default("none")
@@ -261,8 +276,6 @@ export type SftOptions = z.infer<typeof sft>;
 export type OptimizerOptions = Pick<SftOptions, keyof typeof optimizer>;
 export type ScratchModel = z.infer<typeof scratch>;
 
-const recipeFolder = join(dirname(fileURLToPath(import.meta.resolve("itpo/package.json"))), "rl", "recipes");
-
 /**
  * Reads a recipe by name or a YAML file by path, applies `key.path=value` overrides, and fills in defaults.
  * @throws InputError for a file that is not there, a key that does not exist, or a value out of range.
@@ -274,56 +287,6 @@ export async function loadTrainConfig(recipe: string, overrides: readonly string
 /** The same for supervised fine-tuning. */
 export async function loadSftConfig(recipe: string, overrides: readonly string[] = []): Promise<SftConfig> {
   return validate(sftSchema, await readRecipe(recipe, overrides), recipe);
-}
-
-async function readRecipe(recipe: string, overrides: readonly string[]): Promise<unknown> {
-  const path = /\.ya?ml$/.test(recipe) ? recipe : join(recipeFolder, `${recipe}.yaml`);
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch {
-    const known = (await readdir(recipeFolder)).map((file) => file.replace(/\.yaml$/, "")).join(", ");
-    throw new InputError(
-      `recipe '${recipe}': ${path} cannot be read; recipes are ${known}; or give a path ending in .yaml`,
-    );
-  }
-  const config = parseYaml(text, path);
-  if (config === null || typeof config !== "object") throw new InputError(`${path}: not a mapping of keys to values`);
-  dropReplacedModel(config, overrides);
-  for (const override of overrides) applyOverride(config as Record<string, unknown>, override);
-  return config;
-}
-
-/** An override that names one kind of model takes the place of the recipe's other kind. */
-function dropReplacedModel({ model }: { model?: Record<string, unknown> | null }, overrides: readonly string[]): void {
-  if (model === null || typeof model !== "object") return;
-  const given = (kind: string) => overrides.some((override) => new RegExp(`^model\\.${kind}[.=]`).test(override));
-  if (given("path")) delete model.scratch;
-  if (given("scratch")) delete model.path;
-}
-
-function parseYaml(text: string, where: string): unknown {
-  try {
-    return parse(text);
-  } catch (error) {
-    throw new InputError(`${where}: ${(error as Error).message.split("\n")[0]}`);
-  }
-}
-
-function applyOverride(config: Record<string, unknown>, override: string): void {
-  const at = override.indexOf("=");
-  if (at < 1) throw new InputError(`'${override}' is no override; write key.path=value`);
-  const path = override.slice(0, at).split(".");
-  let target = config;
-  for (const key of path.slice(0, -1)) {
-    const next = Object.hasOwn(target, key) ? target[key] : undefined;
-    if (next === null || typeof next !== "object") {
-      Object.defineProperty(target, key, { value: {}, writable: true, enumerable: true, configurable: true });
-    }
-    target = target[key] as Record<string, unknown>;
-  }
-  const value = parseYaml(override.slice(at + 1), override);
-  Object.defineProperty(target, path.at(-1)!, { value, writable: true, enumerable: true, configurable: true });
 }
 
 function validate<T>(schema: z.ZodType<T>, config: unknown, where: string): T {
@@ -411,6 +374,39 @@ const crossChecks: readonly ((config: TrainConfig) => string | false | null | un
     loss === "gpg" &&
     (epochs > 1 || miniBatch < rollout.prompts * rollout.samples) &&
     `policy.loss gpg is on policy only; set policy.epochs=1 and policy.miniBatch=${rollout.prompts * rollout.samples}`,
+  ({ rollout }) =>
+    rollout.discardLast &&
+    rollout.maxTurns < 2 &&
+    "rollout.discardLast throws the last turn away; set rollout.maxTurns to at least 2",
+  ({ environment, outcome }) => {
+    if (environment.name !== "simulated") return false;
+    const unknown = [...Object.keys(outcome.metrics), ...environment.report].find(
+      (name) => !rewardMetrics.includes(name),
+    );
+    return (
+      unknown !== undefined &&
+      `there is no metric '${unknown}' for simulated users; there are ${rewardMetrics.join(", ")}`
+    );
+  },
+  ({ environment, outcome }) =>
+    environment.name === "simulated" &&
+    !environment.allowCodeExecution &&
+    [...Object.keys(outcome.metrics), ...environment.report].includes("pass_rate") &&
+    "pass_rate runs code that the policy wrote; allow it with --allow-code-execution",
+  ({ environment }) => {
+    if (environment.name !== "simulated") return false;
+    const { user, judge } = environment;
+    if (!user.server && !user.local) return "environment.user names no model; give server or local";
+    const both = Object.entries({ user, judge }).find(([, { server, local }]) => server && local);
+    return both && `environment.${both[0]} has both server and local; take one away`;
+  },
+  ({ environment }) => {
+    if (environment.name !== "simulated") return false;
+    const late = Object.entries({ user: environment.user, judge: environment.judge }).find(
+      ([, { timeout, deadline }]) => timeout > deadline,
+    );
+    return late && `environment.${late[0]}.timeout is longer than its deadline; lower it`;
+  },
   ({ policy: { importance } }) =>
     importance.level !== "none" &&
     importance.low > importance.high &&
@@ -435,4 +431,16 @@ export function needsPrm({ credit }: Pick<TrainConfig, "credit">): boolean {
 /** Whether a run trains and asks a critic. */
 export function needsCritic({ credit, advantage }: Pick<TrainConfig, "credit" | "advantage">): boolean {
   return credit.method === "value" || advantage.estimator === "ppo";
+}
+
+/** The files and folders that a run reads, by key. */
+export function filesOf({ model, environment }: TrainConfig): [key: string, path: string][] {
+  const files = {
+    "model.path": "path" in model ? model.path : undefined,
+    "environment.train": "train" in environment ? environment.train : undefined,
+    "environment.heldOut": environment.name === "simulated" ? environment.heldOut : undefined,
+    "environment.user.local.path": environment.name === "simulated" ? environment.user.local?.path : undefined,
+    "environment.judge.local.path": environment.name === "simulated" ? environment.judge.local?.path : undefined,
+  };
+  return Object.entries(files).flatMap(([key, path]) => (path === undefined ? [] : [[key, path] as [string, string]]));
 }

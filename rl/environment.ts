@@ -35,4 +35,6 @@ export interface Environment {
   readonly heldOutSize: number;
   /** Starts conversation `sample` of a task. Any randomness of the user derives from (task, sample, seed) alone. */
   begin(task: number, options: { split: "train" | "held_out"; sample: number; seed: number }): Episode;
+  /** What users and judges took since the last time, under `user/NAME` and `judge/NAME`: calls, seconds, tokens, cost. */
+  takeMetrics?(): Record<string, number>;
 }

@@ -1,3 +1,4 @@
+import { type EvaluationSummary, summarize } from "./evaluation/summary.js";
 import { type RolloutItem, rollout } from "./rollout.js";
 import { rolloutMetrics } from "./stepMetrics.js";
 import type { Trainer } from "./trainer.js";
@@ -8,6 +9,7 @@ export interface Evaluation {
   /** Means over the conversations, under `held_out/NAME`. */
   readonly metrics: Readonly<Record<string, number>>;
   readonly outcome: number;
+  readonly summary: EvaluationSummary;
 }
 
 /** `count` held-out conversations: every held-out task once, then again as further samples. */
@@ -23,11 +25,34 @@ export async function evaluate(trainer: Trainer, step: number): Promise<Evaluati
   const { trajectories } = await trainer.rollout(items, { split: "held_out", step, temperature });
   const metrics = rolloutMetrics(trajectories, config);
   const renamed = Object.entries(metrics).map(([name, value]) => [`held_out/${heldOutName(name)}`, value]);
-  return { trajectories, metrics: Object.fromEntries(renamed), outcome: metrics["outcome/mean"] };
+  const calls = Object.entries(parts.environment.takeMetrics?.() ?? {});
+  const summary = summarize(trajectories, config);
+  return {
+    trajectories,
+    metrics: {
+      ...Object.fromEntries(renamed),
+      ...Object.fromEntries(calls.map(([name, value]) => [`held_out/${name.replace("/", "_")}`, value])),
+      ...spreadMetrics(summary),
+    },
+    outcome: metrics["outcome/mean"],
+    summary,
+  };
+}
+
+/** How sure the outcome is over prompts, and the expected best and worst of the samples of a prompt. */
+function spreadMetrics({ metrics: { outcome } }: EvaluationSummary): Record<string, number> {
+  if (!outcome) return {};
+  const of = (name: string, values: Readonly<Record<number, number>>) =>
+    Object.entries(values).map(([k, value]) => [`held_out/${name}@${k}`, value]);
+  return {
+    ...(Number.isFinite(outcome.low) && { "held_out/outcome_low": outcome.low, "held_out/outcome_high": outcome.high }),
+    ...Object.fromEntries([...of("best", outcome.best), ...of("worst", outcome.worst)]),
+  };
 }
 
 function heldOutName(name: string): string {
-  return name === "outcome/mean" ? "outcome" : name.slice(name.indexOf("/") + 1);
+  if (name === "outcome/mean") return "outcome";
+  return name.startsWith("stop/") ? name.replace("/", "_") : name.slice(name.indexOf("/") + 1);
 }
 
 /**
@@ -36,9 +61,9 @@ function heldOutName(name: string): string {
  */
 export async function probeConversations(trainer: Trainer): Promise<readonly Trajectory[]> {
   const { config, parts, reference } = trainer;
-  const { maxTurns, maxTurnTokens, maxTokens, temperature } = config.rollout;
+  const { maxTurns, discardLast, maxTurnTokens, maxTokens, temperature } = config.rollout;
   const { trajectories } = await rollout({
-    ...{ maxTurns, maxTurnTokens, maxTokens, temperature },
+    ...{ maxTurns, discardLast, maxTurnTokens, maxTokens, temperature },
     policy: reference,
     chat: parts.chat,
     environment: parts.environment,

@@ -214,8 +214,8 @@ function mean(values: readonly number[]): number {
 /** The quickstart game from nothing: supervised warm-up, then ITPO, then a checkpoint. */
 async function main(overrides: readonly string[]): Promise<void> {
   const config = await loadTrainConfig("quickstart", overrides);
-  const { environment, tokenizer } = await openSetting(config.environment);
   const backend = await openDevice(config.device);
+  const { environment, tokenizer } = await openSetting(config, backend);
   const policy = await openPolicy(config, backend, tokenizer);
   const task = { config, chat: policy.chat, environment };
   if (config.warmup) {

@@ -6,10 +6,19 @@ import type { Trajectory } from "./trajectory.js";
 
 type OutcomeConfig = TrainConfig["outcome"];
 
-/** @throws InputError where the config names an outcome metric that the environment is known not to have. */
-export function checkOutcome({ metrics: known }: Pick<Environment, "metrics">, { metrics }: OutcomeConfig): void {
-  const unknown = known && Object.keys(metrics).find((name) => !known.includes(name));
-  if (unknown !== undefined) throw unknownMetric(unknown, known!);
+/** @throws InputError where the config needs a metric that the environment is known not to have. */
+export function checkOutcome(
+  { name: environment, metrics: known }: Pick<Environment, "name" | "metrics">,
+  { outcome, credit }: Pick<TrainConfig, "outcome" | "credit">,
+): void {
+  if (!known) return;
+  const unknown = Object.keys(outcome.metrics).find((name) => !known.includes(name));
+  if (unknown !== undefined) throw unknownMetric(unknown, known);
+  if (credit.method === "judge" && !known.includes("judge")) {
+    throw new InputError(
+      `credit.method judge needs a judge's scores of the turns, which environment ${environment} has not`,
+    );
+  }
 }
 
 function unknownMetric(name: string, known: readonly string[]): InputError {

@@ -30,6 +30,11 @@ export interface RolloutOptions {
   readonly temperature: number;
   /** Most assistant turns; the last one counts. */
   readonly maxTurns: number;
+  /**
+   * The reference's form: the turn that reaches `maxTurns` is thrown away, so that a conversation ends with the user's
+   * message. That turn is not drawn, as nothing depends on it. Default false.
+   */
+  readonly discardLast?: boolean;
   /** Most tokens of one assistant turn. */
   readonly maxTurnTokens: number;
   /** Most tokens of a conversation, prompt included. */
@@ -158,7 +163,7 @@ async function talk(
   episode: Episode,
   { messages, tokens, logprobs, turns }: Record,
   generate: (tokens: readonly number[], maxTokens: number) => Promise<Completion>,
-  { chat, maxTurns, maxTurnTokens, maxTokens }: RolloutOptions,
+  { chat, maxTurns, discardLast = false, maxTurnTokens, maxTokens }: RolloutOptions,
 ): Promise<Attempt<StopReason>> {
   const append = (ids: readonly number[], values?: readonly number[]) => {
     tokens.push(...ids);
@@ -166,7 +171,8 @@ async function talk(
   };
   messages.push(...episode.opening);
   append(chat.open(episode.opening));
-  while (turns.length < maxTurns) {
+  const kept = discardLast ? maxTurns - 1 : maxTurns;
+  while (turns.length < kept) {
     const room = Math.min(maxTurnTokens, maxTokens - tokens.length);
     if (room < 1) return { value: "context_length" };
     const completion = await generate(tokens, room);
@@ -175,7 +181,7 @@ async function talk(
     const cut = room < maxTurnTokens ? "context_length" : "turn_length";
     turns.push({ start, end: tokens.length, stop: completion.stop === "stop" ? "stop" : cut });
     messages.push({ role: "assistant", content: chat.content(completion.ids) });
-    if (turns.length === maxTurns) break;
+    if (turns.length === kept && !discardLast) break;
     const reply = await attempt(() => episode.reply(messages));
     if ("failure" in reply) return reply;
     const { kind, content } = reply.value;

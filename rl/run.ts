@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Backend, InputError, openDevice } from "../lib/index.js";
@@ -9,15 +10,16 @@ import {
   openCheckpoint,
   openOptimizers,
   type RunState,
+  readBestPolicy,
+  saveBestPolicy,
   saveCheckpoint,
 } from "./checkpoint.js";
-import { needsCritic, needsPrm, type TrainConfig } from "./config.js";
+import { filesOf, needsCritic, needsPrm, type TrainConfig } from "./config.js";
 import { scriptBatches } from "./environments/warmup.js";
 import { evaluate, probeConversations } from "./evaluate.js";
 import { forwardRows, Learner } from "./learner.js";
 import { delayMetrics, watchLoopDelay } from "./loopDelay.js";
 import type { Proportion } from "./objective/index.js";
-import { checkOutcome } from "./outcome.js";
 import { type LiveStream, noteSkipped, openLiveLine } from "./report/liveLine.js";
 import { openMetrics, readMetrics } from "./report/metrics.js";
 import { writeReport } from "./report/page.js";
@@ -58,10 +60,12 @@ export interface RunResult {
  */
 export async function train(config: TrainConfig, options: RunOptions = {}): Promise<RunResult> {
   const { print = console.log } = options;
+  const missing = options.resume ? undefined : filesOf(config).find(([, path]) => !existsSync(path));
+  if (missing) throw new InputError(`${missing[0]}: ${missing[1]} is not there; set ${missing[0]}=…`);
   const backend = await openDevice(config.device);
+  let setting: Setting | undefined;
   try {
-    const setting = await openSetting(config.environment);
-    checkOutcome(setting.environment, config.outcome);
+    setting = await openSetting(config, backend);
     const checkpoint = options.resume ? await openCheckpoint(join(options.resume, "checkpoint"), backend) : undefined;
     if (checkpoint && checkpoint.state.step >= config.steps) {
       throw new InputError(`${options.resume}: all its ${config.steps} steps are done; give steps=N to go on`);
@@ -75,6 +79,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     print(`${config.name} on ${backend.name} (${backend.description}), seed ${config.seed}, into ${folder}`);
     print(describeModel(policy.model, setting));
     await writeConfig(folder, config);
+    setting.keepReplies?.(folder);
 
     const started = performance.now();
     if (config.warmup && !checkpoint) await warmUp(config, config.warmup, policy, setting, options);
@@ -91,6 +96,7 @@ export async function train(config: TrainConfig, options: RunOptions = {}): Prom
     const run = { ...options, config, print, backend, folder, setting, policy, trainer, started };
     return await trainingLoop(run, checkpoint?.state);
   } finally {
+    setting?.close?.();
     backend.close();
   }
 }
@@ -103,8 +109,15 @@ async function checkpointPolicy({ folder, policy }: Checkpoint): Promise<Policy>
 /** What a run is about cannot change on the way; limits, evaluation and learning rates can. */
 const FIXED = ["model", "seed", "environment", "warmup"] as const;
 
+/** Where users and judges are asked, and how patiently, may change, too. */
+function essence({ model, seed, environment, warmup }: TrainConfig): Record<(typeof FIXED)[number], unknown> {
+  if (environment?.name !== "simulated") return { model, seed, environment, warmup };
+  const { name, train, heldOut, user } = environment;
+  return { model, seed, environment: { name, train, heldOut, persona: user.persona }, warmup };
+}
+
 function checkResumable(config: TrainConfig, { state, prm, critic }: Checkpoint, folder: string): void {
-  checkUnchanged(config, state, FIXED, folder);
+  checkUnchanged(essence(config), { ...state, config: essence(state.config as TrainConfig) }, FIXED, folder);
   if (needsPrm(config) && !prm) {
     throw new InputError(`${folder}: its checkpoint has no reward model (prm), which credit.method needs; start anew`);
   }
@@ -167,6 +180,8 @@ interface Run {
 }
 
 const HELD_OUT = "held_out/outcome";
+/** Where the policy with the best held-out outcome is, inside the run's folder. */
+const BEST = "best";
 
 async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<RunResult> {
   const { config, print, folder, trainer } = run;
@@ -184,6 +199,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
   const known = readMetrics(folder).findLast((row) => typeof row[HELD_OUT] === "number");
   let outcome = known?.[HELD_OUT] ?? Number.NaN;
   let lookedAt = known?.step ?? 0;
+  let best = resumed && (await readBestPolicy(join(folder, BEST)));
 
   /** Measures the policy as it is after `step` steps and writes everything down. */
   const look = async () => {
@@ -191,6 +207,10 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     outcome = evaluation.outcome;
     lookedAt = step;
     metrics.log(evaluation.metrics);
+    if (config.checkpoint.best && step > 0 && outcome > (best?.outcome ?? Number.NEGATIVE_INFINITY)) {
+      best = { step, outcome };
+      await saveBestPolicy(join(folder, BEST), run.policy.model, run.policy.tokenizer, best);
+    }
     if (probe && (step === steps || step === middle)) {
       const methods = creditAlignment(
         probe.trajectories,
@@ -216,7 +236,7 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
       ...(config.policy.klReward.controller === "adaptive" && { klCoefficient: trainer.klCoefficient }),
     });
 
-  while (step < steps && !run.signal?.aborted) {
+  const trainOneStep = async () => {
     const result = await trainer.step(step + 1);
     step++;
     metrics.log(result.metrics);
@@ -240,6 +260,14 @@ async function trainingLoop(run: Run, resumed: RunState | undefined): Promise<Ru
     });
     if (isLooking) await report();
     if (config.checkpoint.every > 0 && step % config.checkpoint.every === 0 && step < steps) await save();
+  };
+  try {
+    while (step < steps && !run.signal?.aborted) await trainOneStep();
+  } catch (error) {
+    line.end();
+    // Too much failed: the step stopped before anything was learnt in it.
+    if (error instanceof InputError && step > 0) await save();
+    throw error;
   }
   line.end();
   loop.stop();

@@ -16,9 +16,11 @@ import { medicalEnvironment } from "./environments/medical.js";
 import { quickstartEnvironment } from "./environments/quickstart/game.js";
 import { type Ceilings, ceilings, quickstartScript } from "./environments/quickstart/scripts.js";
 import { quickstartTokenizer } from "./environments/quickstart/tokenizer.js";
+import { openSimulation } from "./environments/simulated/open.js";
 import { smalltalkEnvironment, smalltalkTokenizer } from "./environments/smalltalk/game.js";
 import { smalltalkCeilings, smalltalkScript } from "./environments/smalltalk/scripts.js";
 import type { ScriptWriter } from "./environments/warmup.js";
+import { checkOutcome } from "./outcome.js";
 import type { Level } from "./report/chart.js";
 
 /** A model with what turns text into its tokens. */
@@ -37,12 +39,21 @@ export interface Setting {
   readonly script?: ScriptWriter;
   /** Outcomes to compare with, where the environment knows them. */
   readonly ceilings: readonly Level[];
+  /** Keeps what simulated users and judges reply in this folder, and does not ask for it again. */
+  readonly keepReplies?: (folder: string) => void;
+  /** Gives back what the environment holds, the backend's memory included. */
+  readonly close?: () => void;
 }
 
 type EnvironmentConfig = TrainConfig["environment"];
+type SettingConfig = Pick<TrainConfig, "environment" | "outcome" | "credit">;
 
 const settings: {
-  [N in EnvironmentConfig["name"]]: (config: Extract<EnvironmentConfig, { name: N }>) => Promise<Setting>;
+  [N in EnvironmentConfig["name"]]: (
+    config: Extract<EnvironmentConfig, { name: N }>,
+    run: SettingConfig,
+    backend: Backend,
+  ) => Promise<Setting>;
 } = {
   async quickstart({ heldOutGames }) {
     return {
@@ -64,6 +75,9 @@ const settings: {
     const { train, heldOut } = await readMedicalSplit(path, heldOutShare);
     return { environment: medicalEnvironment({ train, heldOut, systemPrompt }), ceilings: [] };
   },
+  async simulated(config, run, backend) {
+    return { ...(await openSimulation(config, run, backend)), ceilings: [] };
+  },
 };
 
 function levels({ answerAtOnce, fixedScript, oracle }: Ceilings): Level[] {
@@ -74,9 +88,19 @@ function levels({ answerAtOnce, fixedScript, oracle }: Ceilings): Level[] {
   ];
 }
 
-/** Builds the environment that a config names. */
-export function openSetting(config: EnvironmentConfig): Promise<Setting> {
-  return (settings[config.name] as (config: EnvironmentConfig) => Promise<Setting>)(config);
+/**
+ * Builds the environment that a config names; its models, where it has any in this process, are on the backend.
+ * @throws InputError where a file or a model will not do, or the config needs a metric that the environment has not.
+ */
+export async function openSetting(config: SettingConfig, backend: Backend): Promise<Setting> {
+  const open = settings[config.environment.name] as (
+    config: EnvironmentConfig,
+    run: SettingConfig,
+    backend: Backend,
+  ) => Promise<Setting>;
+  const setting = await open(config.environment, config, backend);
+  checkOutcome(setting.environment, config);
+  return setting;
 }
 
 /** The cases of an MTMedDialog file, split by case; the same split wherever the same file and share are given. */

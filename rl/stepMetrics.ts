@@ -75,7 +75,7 @@ function snakeCase(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Outcome and shape of conversations, over those that did not fail. */
+/** Outcome and shape of conversations, over those that did not fail; how many failed; how they ended, as shares of all. */
 export function rolloutMetrics(
   trajectories: readonly Trajectory[],
   { outcome }: Pick<TrainConfig, "outcome">,
@@ -89,7 +89,15 @@ export function rolloutMetrics(
     ...Object.fromEntries([...names].map((name) => [`outcome/${name}`, mean(({ metrics }) => metrics[name] ?? 0)])),
     "rollout/turns": mean(({ turns }) => turns.length),
     "rollout/truncated": mean(({ turns }) => Number(turns.some(({ stop }) => stop !== "stop"))),
+    "rollout/failed": trajectories.length - done.length,
+    ...stopShares(trajectories),
   };
+}
+
+function stopShares(trajectories: readonly Trajectory[]): Record<string, number> {
+  const shares: Record<string, number> = {};
+  for (const { stop } of trajectories) shares[`stop/${stop}`] = (shares[`stop/${stop}`] ?? 0) + 1 / trajectories.length;
+  return shares;
 }
 
 /** Writes `time/NAME`, seconds since the last lap. */

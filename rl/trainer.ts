@@ -3,6 +3,7 @@ import { type ChatRenderer, cloneParameters, Qwen } from "../models/index.js";
 import { needsPrm, type TrainConfig } from "./config.js";
 import { type CriticModel, criticReturns, criticValues, learnValues, openCritic } from "./critic.js";
 import type { Environment } from "./environment.js";
+import { checkFailures } from "./failures.js";
 import { forwardRows, Learner } from "./learner.js";
 import {
   type Advantages,
@@ -100,21 +101,23 @@ export class Trainer {
     return items;
   }
 
-  /** Has conversations with the current policy. */
-  rollout(
+  /** Has conversations with the current policy. @throws InputError where more of them fail than the config allows. */
+  async rollout(
     items: readonly RolloutItem[],
     options: { split: "train" | "held_out"; step: number; temperature: number },
   ): Promise<Rollout> {
-    const { maxTurns, maxTurnTokens, maxTokens } = this.config.rollout;
+    const { maxTurns, discardLast, maxTurnTokens, maxTokens, maxFailures } = this.config.rollout;
     const { chat, environment } = this.parts;
-    return rollout({
-      ...{ chat, environment, items, maxTurns, maxTurnTokens, maxTokens },
+    const result = await rollout({
+      ...{ chat, environment, items, maxTurns, discardLast, maxTurnTokens, maxTokens },
       ...options,
       policy: this.policy.model,
       seed: this.config.seed,
       // Held-out conversations have step numbers of their own, and with them noise of their own.
-      step: options.split === "train" ? options.step : options.step + 2 ** 30,
+      step: options.split === "train" ? options.step : options.step + HELD_OUT_STEP,
     });
+    checkFailures(result.trajectories, maxFailures);
+    return result;
   }
 
   /** One whole training step, 1-based. */
@@ -124,6 +127,8 @@ export class Trainer {
     const lap = stopwatch(metrics);
 
     const { trajectories, sampled } = await this.#sample(step, metrics);
+    const baselines =
+      config.advantage.estimator === "remax" ? await this.#greedyRewards(trajectories, step) : undefined;
     lap("rollout");
 
     const dealt =
@@ -136,8 +141,6 @@ export class Trainer {
     lap("prm");
 
     const values = this.critic && (await criticValues(this.critic, trajectories));
-    const baselines =
-      config.advantage.estimator === "remax" ? await this.#greedyRewards(trajectories, step) : undefined;
     const rows = dealt.map((trajectory, i) => {
       const row = rewardRow(trajectory, config, scores?.[i], values?.[i]);
       return baselines && !baselines.has(row.group) ? { ...row, failed: true } : row;
@@ -158,7 +161,7 @@ export class Trainer {
       lap("critic");
     }
 
-    Object.assign(metrics, rolloutMetrics(sampled, config));
+    Object.assign(metrics, rolloutMetrics(sampled, config), this.parts.environment.takeMetrics?.());
     return { trajectories, turnRewards: turnRewards(rows, rewards), advantages: result.advantages, metrics };
   }
 
@@ -302,6 +305,9 @@ export class Trainer {
     return weights;
   }
 }
+
+/** Added to the step number of held-out conversations. */
+export const HELD_OUT_STEP = 2 ** 30;
 
 /** The sample number of greedy conversations, which no other has: user and noise of their own. */
 const GREEDY_SAMPLE = 0xffff;

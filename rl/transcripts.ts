@@ -1,3 +1,4 @@
+import type { TrainConfig } from "./config.js";
 import { criticValues } from "./critic.js";
 import { forwardRows } from "./learner.js";
 import { assignCredit, primeNorm, turnRewards } from "./objective/index.js";
@@ -13,14 +14,13 @@ interface TurnNotes {
 
 /** A conversation for people to read, with what each assistant turn earned. */
 function transcript(
-  trainer: Trainer,
+  { outcome }: Pick<TrainConfig, "outcome">,
   trajectory: Trajectory,
   step: number,
   label: string | undefined,
   notes: TurnNotes,
 ): Transcript {
   const { task, sample, metrics, stop, turns, usefulTurn, failure } = trajectory;
-  const { outcome } = trainer.config;
   let k = -1;
   return {
     step,
@@ -45,6 +45,15 @@ function transcript(
   };
 }
 
+/** A conversation for people to read, with nothing on what its turns earned. */
+export function plainTranscript(
+  trajectory: Trajectory,
+  config: Pick<TrainConfig, "outcome">,
+  label?: string,
+): Transcript {
+  return transcript(config, trajectory, 0, label, {});
+}
+
 /** Some of a step's conversations: the best and the worst of its first groups. */
 export function trainingTranscripts(trainer: Trainer, step: number, result: TrainingStep, groups = 3): Transcript[] {
   const { prompts, samples } = trainer.config.rollout;
@@ -53,7 +62,7 @@ export function trainingTranscripts(trainer: Trainer, step: number, result: Trai
     const value = (i: number) => result.turnRewards[i].reduce((a, b) => a + b, 0);
     const sorted = members.sort((a, b) => value(b) - value(a));
     return [...new Set([sorted[0], sorted.at(-1)!])].map((i) =>
-      transcript(trainer, result.trajectories[i], step, undefined, {
+      transcript(trainer.config, result.trajectories[i], step, undefined, {
         rewards: result.turnRewards[i],
         advantages: result.advantages[i],
       }),
@@ -76,5 +85,5 @@ export async function heldOutTranscripts(
   const values = trainer.critic && (await criticValues(trainer.critic, chosen));
   const rows = chosen.map((trajectory, i) => rewardRow(trajectory, config, scores?.[i], values?.[i]));
   const rewards = turnRewards(rows, assignCredit(rows, config.credit));
-  return chosen.map((trajectory, i) => transcript(trainer, trajectory, step, "held-out", { rewards: rewards[i] }));
+  return chosen.map((trajectory, i) => transcript(config, trajectory, step, "held-out", { rewards: rewards[i] }));
 }

@@ -5,6 +5,8 @@ import { Command, CommanderError, Option } from "commander";
 import { InputError } from "../../lib/errors.js";
 import type { PrepareCommandOptions } from "./data.js";
 import type { ModelDownloadOptions } from "./download.js";
+import type { EvalOptions } from "./eval.js";
+import type { TrainOptions } from "./train.js";
 
 const { version, description } = JSON.parse(
   readFileSync(fileURLToPath(import.meta.resolve("itpo/package.json")), "utf8"),
@@ -23,9 +25,29 @@ program
   .argument("[overrides...]", "key.path=value")
   .option("--resume <run>", "go on with a run from its last checkpoint")
   .option("--dry-run", "print the resolved config and end")
-  .action(async (...args: [string | undefined, string[], { resume?: string; dryRun?: boolean }]) =>
+  .option("--allow-code-execution", "pass_rate may run the policy's code, in a sandbox")
+  .action(async (...args: [string | undefined, string[], TrainOptions]) =>
     (await import("./train.js")).trainCommand(...args),
   );
+
+program
+  .command("eval")
+  .description("evaluate a run's policy, or a model in a recipe's environment, on held-out tasks")
+  .argument("<source>", "folder of a run, name of a recipe, or a YAML file")
+  .argument("[overrides...]", "key.path=value")
+  .option("--checkpoint <name>", "last (a run's default), best, or a model folder")
+  .option("--samples <n>", "conversations for each prompt", "4")
+  .option("--prompts <n>", "held-out prompts (default: all)")
+  .option("--output <folder>", "where the results go (default: a folder beside the runs)")
+  .option("--allow-code-execution", "pass_rate may run the policy's code, in a sandbox")
+  .action(async (...args: [string, string[], EvalOptions]) => (await import("./eval.js")).evalCommand(...args));
+
+program
+  .command("compare")
+  .description("two evaluations side by side")
+  .argument("<first>", "folder of an evaluation")
+  .argument("<second>", "folder of another")
+  .action(async (...args: [string, string]) => (await import("./compare.js")).compareCommand(...args));
 
 program
   .command("sft")

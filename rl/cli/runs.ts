@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../../lib/index.js";
+import type { TrainConfig } from "../config.js";
 
 /**
  * The recipe to load and its overrides: with `resume` alone the run's own config.yaml, and the first word may be an
@@ -20,6 +21,21 @@ export function configSource(
   const isOverride = resume !== undefined && recipe?.includes("=") && !/\.ya?ml$/.test(recipe);
   const source = resume && (isOverride || !recipe) ? join(resume, "config.yaml") : recipe!;
   return [source, isOverride ? [recipe!, ...overrides] : overrides];
+}
+
+/**
+ * The override that lets `pass_rate` run what the policy writes: the flag alone says so, never a file that came from
+ * elsewhere.
+ */
+export function allowCode(flag: boolean | undefined): string[] {
+  return flag ? ["environment.allowCodeExecution=true"] : [];
+}
+
+/** @throws InputError where a config wants code run and the flag is missing. */
+export function checkCodeAllowed({ environment }: TrainConfig, flag: boolean | undefined): void {
+  if (!flag && "allowCodeExecution" in environment && environment.allowCodeExecution) {
+    throw new InputError("this runs code that a model writes; give --allow-code-execution to allow it");
+  }
 }
 
 /** Aborted by the first Ctrl-C or termination request; a second one ends the process at once. */

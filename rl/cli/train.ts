@@ -1,16 +1,28 @@
+import { existsSync } from "node:fs";
 import { stringify } from "yaml";
-import { loadTrainConfig } from "../config.js";
+import { filesOf, loadTrainConfig } from "../config.js";
 import { train } from "../run.js";
-import { configSource, stopSignal } from "./runs.js";
+import { allowCode, checkCodeAllowed, configSource, stopSignal } from "./runs.js";
+
+export interface TrainOptions {
+  readonly resume?: string;
+  readonly dryRun?: boolean;
+  readonly allowCodeExecution?: boolean;
+}
 
 export async function trainCommand(
   recipe: string | undefined,
   overrides: readonly string[],
-  { resume, dryRun }: { readonly resume?: string; readonly dryRun?: boolean },
+  { resume, dryRun, allowCodeExecution }: TrainOptions,
 ): Promise<void> {
-  const config = await loadTrainConfig(...configSource(recipe, overrides, resume, "quickstart"));
+  const [source, own] = configSource(recipe, overrides, resume, "quickstart");
+  const config = await loadTrainConfig(source, [...own, ...allowCode(allowCodeExecution)]);
+  checkCodeAllowed(config, allowCodeExecution);
   if (dryRun) {
     process.stdout.write(stringify(config));
+    for (const [key, path] of filesOf(config).filter(([, path]) => !existsSync(path))) {
+      process.stderr.write(`note: ${key}: ${path} is not there\n`);
+    }
     return;
   }
   await train(config, { resume, signal: stopSignal() });

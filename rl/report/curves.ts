@@ -29,6 +29,18 @@ const RULES: readonly Rule[] = [
   },
   {
     group: "Outcome and credit",
+    title: "Held-out best and worst",
+    note: "expected of k samples of a prompt",
+    curves: matching(/^held_out\/((?:best|worst)@\d+)$/),
+  },
+  {
+    group: "Outcome and credit",
+    title: "Held-out interval",
+    note: "95 % over prompts",
+    curves: named({ "held_out/outcome_low": "low", "held_out/outcome_high": "high" }),
+  },
+  {
+    group: "Outcome and credit",
     title: "Credit alignment",
     note: "largest turn reward on the truly useful turn",
     range: [0, 1],
@@ -81,6 +93,24 @@ const RULES: readonly Rule[] = [
     range: [0, 0],
     curves: named({ "event_loop/p99_ms": "99 % at most", "event_loop/max_ms": "at most" }),
   },
+  {
+    group: "Rollout and time",
+    title: "How conversations end",
+    note: "share of all",
+    range: [0, 1],
+    curves: matching(/^((?:held_out\/)?stop[/_].+)$/),
+  },
+  { group: "Users and judges", title: "Calls", curves: ofCalls("calls|attempts|failures|cache_hits") },
+  { group: "Users and judges", title: "Faults", note: "attempts", curves: ofCalls("(?:faults|failures)_.+") },
+  { group: "Users and judges", title: "Seconds an attempt", curves: ofCalls("latency_.+") },
+  {
+    group: "Users and judges",
+    title: "Seconds a call",
+    note: "with waiting and retries",
+    curves: ofCalls("call_seconds_.+"),
+  },
+  { group: "Users and judges", title: "Tokens", curves: ofCalls("prompt_tokens|completion_tokens") },
+  { group: "Users and judges", title: "Cost", curves: ofCalls("cost") },
 ];
 
 /** Groups of the metrics that no rule names, by the part of the key before the slash. */
@@ -103,6 +133,20 @@ function prefixed(prefix: string, name: (rest: string) => string): Rule["curves"
     const members = keys.filter((key) => key.startsWith(prefix));
     return members.map((key) => [key, name(key.slice(prefix.length).replaceAll("_", " "))]);
   };
+}
+
+/** Those that a pattern finds, named by what it captures. */
+function matching(pattern: RegExp): Rule["curves"] {
+  return (keys) =>
+    keys.flatMap((key) => {
+      const name = pattern.exec(key)?.[1];
+      return name === undefined ? [] : [[key, name.replace("held_out/", "held-out ").replace(/[/_]/g, " ")] as const];
+    });
+}
+
+/** What users and judges took, in training and held-out conversations. */
+function ofCalls(names: string): Rule["curves"] {
+  return matching(new RegExp(`^((?:held_out/)?(?:user|judge)[/_](?:${names}))$`));
 }
 
 /** One metric over the steps that have it. */

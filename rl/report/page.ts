@@ -1,15 +1,11 @@
-import { createHash } from "node:crypto";
-import { mkdir, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { chartData, chartFigure, type Domain, type Drawing, draw, type Level } from "./chart.js";
 import { configTables } from "./configTable.js";
 import { type Bounds, conversationData, conversationSection } from "./conversations.js";
 import { chartGroups } from "./curves.js";
 import { formatDuration } from "./format.js";
-import { Html, html, jsonScript } from "./html.js";
+import { type Html, html, jsonScript } from "./html.js";
 import type { MetricsRow } from "./metrics.js";
-import { SCRIPT } from "./script.js";
-import { STYLE } from "./style.js";
+import { renderPage, writePage } from "./shell.js";
 import { tiles } from "./tiles.js";
 import type { Transcript } from "./transcript.js";
 
@@ -39,20 +35,9 @@ const BOUNDS: Bounds = { count: 200, characters: 4_000_000 };
  * place at once, so it may be written, and read, again and again during training; of two written at the same time either
  * may stand.
  */
-export async function writeReport(directory: string, report: Report): Promise<void> {
-  await mkdir(directory, { recursive: true });
-  const path = join(directory, REPORT_FILE);
-  const temporary = `${path}.${process.pid}-${(writes += 1)}.tmp`;
-  try {
-    await writeFile(temporary, renderReport(report));
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
+export function writeReport(directory: string, report: Report): Promise<void> {
+  return writePage(directory, REPORT_FILE, renderReport(report));
 }
-
-let writes = 0;
 
 /** The page as text, bounded: at most 200 conversations, 4 million characters of them, 400 points a curve. */
 export function renderReport(report: Report, bounds: Bounds = BOUNDS): string {
@@ -60,23 +45,11 @@ export function renderReport(report: Report, bounds: Bounds = BOUNDS): string {
   const groups = chartGroups(metrics, ceilings).map(({ title, charts }) => ({ title, drawings: charts.map(draw) }));
   const conversations = conversationData(transcripts, bounds);
   const x = horizontalDomain(metrics);
-  const { markup } = html`<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="${POLICY}">
-<title>${title}</title>
-<style>${new Html(STYLE)}</style>
-</head>
-<body>
-<a class="skip" href="#conversations">Skip to the conversations</a>
-<header>
-<h1>${title} <span class="state">${state(metrics, steps)}</span></h1>
-<dl>${Object.entries({ ...facts, duration: formatDuration(metrics.at(-1)?.time ?? 0) }).map(fact)}</dl>
-</header>
-<main>
-${tiles(metrics, ceilings, steps)}
+  return renderPage({
+    title,
+    state: state(metrics, steps),
+    facts: { ...facts, duration: formatDuration(metrics.at(-1)?.time ?? 0) },
+    main: html`${tiles(metrics, ceilings, steps)}
 <section aria-labelledby="curves"><h2 id="curves">Curves</h2>
 ${metrics.length === 0 ? html`<p class="note">No step finished yet.</p>` : groupSections(groups, x)}
 </section>
@@ -85,35 +58,18 @@ ${conversationSection(conversations)}
 </section>
 <section aria-labelledby="config"><h2 id="config">Configuration</h2>
 ${configTables(config)}
-</section>
-</main>
-<footer>Written ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC by itpo.</footer>
-${jsonScript("charts", { x, charts: groups.flatMap((group) => group.drawings.map(chartData)) })}
-${jsonScript("transcripts", conversations)}
-<script>${new Html(SCRIPT)}</script>
-</body>
-</html>
-`;
-  return markup;
+</section>`,
+    data: [
+      jsonScript("charts", { x, charts: groups.flatMap((group) => group.drawings.map(chartData)) }),
+      jsonScript("transcripts", conversations),
+    ],
+  });
 }
-
-/** No request leaves the page and no script runs in it but its own. */
-const POLICY = [
-  "default-src 'none'",
-  "style-src 'unsafe-inline'",
-  `script-src 'sha256-${createHash("sha256").update(SCRIPT).digest("base64")}'`,
-  "base-uri 'none'",
-  "form-action 'none'",
-].join("; ");
 
 function state(metrics: readonly MetricsRow[], steps?: number): string {
   const step = metrics.at(-1)?.step ?? 0;
   if (steps === undefined) return `step ${step}`;
   return step >= steps ? `finished, ${steps} steps` : `step ${step} of ${steps}`;
-}
-
-function fact([name, value]: [string, string | number]): Html {
-  return html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
 }
 
 /** All charts share one axis of steps, so that one step can be followed through them. */

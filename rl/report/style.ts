@@ -207,6 +207,14 @@ button:disabled { opacity: .45; cursor: default; }
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 13px;
   white-space: pre-wrap;
 }
+.figures { overflow-x: auto; margin-bottom: 12px; }
+.figures table { border-collapse: separate; border-spacing: 0; font-size: 14px; padding: 6px 0; }
+.figures th, .figures td { padding: 2px 14px; font-weight: 400; text-align: right; white-space: nowrap; }
+.figures th { color: var(--soft); }
+.figures th[scope="row"] { text-align: left; }
+.pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 12px; margin: 8px 0 16px; }
+.pair > .panel { padding: 10px 14px; }
+.pair pre { white-space: pre-wrap; overflow-wrap: anywhere; font: inherit; margin: 0 0 8px; }
 footer { margin-top: 28px; font-size: 13px; color: var(--soft); }
 @media (max-width: 760px) {
   .viewer { grid-template-columns: minmax(0, 1fr); }

@@ -302,7 +302,7 @@ const mistakes: Record<string, Mistake> = {
   },
   "a recipe that does not exist": {
     args: () => ["train", "nothing"],
-    message: /recipe 'nothing': .*cannot be read; recipes are .*quickstart/,
+    message: /recipe 'nothing': .*; recipes are .*quickstart.*math-\{baseline\|/,
   },
   "no recipe": { args: () => ["train"], message: /name a recipe/ },
   "a config key that does not exist": {
@@ -334,15 +334,19 @@ const mistakes: Record<string, Mistake> = {
     message: /medical-unusable\.parquet: cannot hold out 0\.1 of 1 groups/,
   },
   "a parquet file that is none": {
-    args(folder) {
+    args(folder, model) {
       ask(folder, "not parquet at all");
-      return ["train", "medical", "environment.train=in.json"];
+      return ["train", "medical", "environment.train=in.json", `model.path=${model}`];
     },
     message: /in\.json/,
   },
   "data that are not there": {
-    args: () => ["train", "medical", "environment.train=nothing.parquet"],
-    message: /nothing\.parquet/,
+    args: (_, model) => ["train", "medical", "environment.train=nothing.parquet", `model.path=${model}`],
+    message: /environment\.train: nothing\.parquet is not there; set environment\.train=/,
+  },
+  "a model that is not there": {
+    args: () => ["train", "quickstart", "model.path=nowhere"],
+    message: /model\.path: nowhere is not there; set model\.path=/,
   },
   "a run that is not there": { args: () => ["train", "--resume", "runs/none"], message: /runs.none/ },
   "an sft run that is not there": { args: () => ["sft", "--resume", "runs/none"], message: /runs.none: no run there/ },

@@ -1,21 +1,18 @@
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "ava";
-import { parse, stringify } from "yaml";
+import { stringify } from "yaml";
 import { InputError } from "../../lib/index.js";
 import { loadSftConfig, loadTrainConfig } from "../../rl/config.js";
-import { root } from "../support.js";
+import { recipeNames } from "../../rl/recipe.js";
 import { temporaryFolder } from "../temporary.js";
 import { tinyRecipeFile, tinyTraining } from "./support.js";
 
-const recipes = readdirSync(join(root, "rl", "recipes")).map((file) => file.replace(/\.yaml$/, ""));
+const recipes = await recipeNames();
 
 for (const recipe of recipes) {
   test(`recipe ${recipe} loads by its name, and the resolved config loads again as it is`, async (t) => {
-    const load =
-      "sft" in parse(readFileSync(join(root, "rl", "recipes", `${recipe}.yaml`), "utf8"))
-        ? loadSftConfig
-        : loadTrainConfig;
+    const load = recipe.endsWith("-sft") ? loadSftConfig : loadTrainConfig;
     const config = await load(recipe);
     t.is(config.name, recipe);
     const path = join(temporaryFolder(t), "config.yaml");

@@ -110,6 +110,22 @@ test("conversation ends: enough turns, no room, the user is done", async (t) => 
   t.deepEqual(await stops({ environment }), new Set(["user_done after 2 "]));
 });
 
+test("TV-29: the last turn counts, or in the reference's form is thrown away and the user has the last word", async (t) => {
+  const rolesOf = async (options: Partial<RolloutOptions>) =>
+    new Set(
+      (await talk({ maxTokens: 90, ...options })).map(({ messages }) => messages.map(({ role }) => role[0]).join("")),
+    );
+  t.deepEqual(await rolesOf({ maxTurns: 5 }), new Set(["uauauauaua"]));
+  t.deepEqual(await rolesOf({ maxTurns: 5, discardLast: true }), new Set(["uauauauau"]));
+  const environment = scripted({
+    reply: (turn) => (turn === 1 ? { kind: "done" } : { kind: "message", content: "red" }),
+  });
+  t.deepEqual(await rolesOf({ maxTurns: 5, discardLast: true, environment }), new Set(["uaua"]));
+  const [kept] = await talk({ maxTurns: 2, discardLast: true });
+  t.deepEqual([kept.turns.length, kept.stop], [1, "max_turns"]);
+  t.true(kept.tokens.length > kept.turns[0].end, "the user's message is among the tokens");
+});
+
 test("a conversation never grows beyond its limit", async (t) => {
   const environment = scripted({ reply: () => ({ kind: "message", content: "maybe red maybe blue maybe green" }) });
   for (let maxTokens = 6; maxTokens < 40; maxTokens++) {

@@ -63,7 +63,7 @@ environment: { name: quickstart, heldOutGames: 8 }
 model:
   scratch: { layers: 1, hiddenSize: 16, heads: 2, intermediateSize: 24, maxPositions: 64, ropeTheta: 1000, initializerRange: 0.1, embeddingRange: 0.3 }
 steps: 4
-rollout: { prompts: 3, samples: 3, maxTurns: 3, maxTurnTokens: 5, maxTokens: 48 }
+rollout: { prompts: 3, samples: 3, maxTurns: 3, maxTurnTokens: 5, maxTokens: 48, maxFailures: 1 }
 prm: { lr: 2.0e-3, beta: 0.5, miniBatch: 4 }
 policy: { lr: 1.0e-3, miniBatch: 5, kl: 0.03 }
 critic: { miniBatch: 9 }
