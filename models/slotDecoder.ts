@@ -20,6 +20,13 @@ const CHUNK = 512;
 /** Ids that may end a sequence on the device. */
 export const MOST_STOPS = 8;
 
+/** The smallest power of two that is at least `count`. */
+export function powerOfTwo(count: number): number {
+  let power = 1;
+  while (power < count) power *= 2;
+  return power;
+}
+
 /** How the tokens of one sequence are drawn. */
 export interface SlotRequest {
   /** 0 takes the most likely token. */
@@ -105,6 +112,9 @@ export class SlotDecoder {
       );
     }
     const { position, site } = start;
+    if (!(site.sample < 2 ** 16 && site.turn < 2 ** 16)) {
+      throw new Error(`decode: sample ${site.sample}, turn ${site.turn} must be < 65536`);
+    }
     const table = new Int32Array(this.#pages);
     table.set(start.pages);
     stops.push(...new Array<number>(MOST_STOPS - stops.length).fill(-1));
@@ -124,17 +134,30 @@ export class SlotDecoder {
     this.#write(slot, { tokens: [-1], positions: [0], rows: [-1], lengths: [0] });
   }
 
+  /** Takes note that the sequence in a slot ended on the device, by a stop id or its most tokens. */
+  ended(slot: number): void {
+    this.#lengths[slot] = 0;
+  }
+
+  /** Moves a sequence to another slot, behind the steps enqueued so far; its own is empty then. */
+  move(from: number, to: number): void {
+    using arena = new Arena();
+    arena.run(() => {
+      for (const all of Object.values(this.#state)) all.slice(0, to, to + 1).assign(all.slice(0, from, from + 1));
+    });
+    this.#lengths[to] = this.#lengths[from];
+    this.stop(from);
+  }
+
   /** Enqueues a step of the first `slots` slots. The result comes when the device is done with it. */
   step(slots: number): Promise<StepResult> {
-    let bucket = 1;
-    while (bucket < slots) bucket *= 2;
+    const bucket = powerOfTwo(slots);
     let longest = 1;
     for (let slot = 0; slot < slots; slot++) {
       longest = Math.max(longest, this.#lengths[slot]);
       if (this.#lengths[slot] > 0) this.#lengths[slot]++;
     }
-    let chunks = 1;
-    while (chunks * CHUNK < longest) chunks *= 2;
+    const chunks = powerOfTwo(longest / CHUNK);
     const key = `${bucket} ${chunks}`;
     let step = this.#steps.get(key);
     if (!step) this.#steps.set(key, (step = this.#record(bucket, chunks)));
