@@ -223,17 +223,17 @@ export class KvCache {
   }
 
   /**
-   * Takes all pages that a sequence of `tokens` tokens needs, for a device that writes there by itself. `advance` says what it
-   * wrote, and `trim` gives the rest back.
+   * Takes all pages that `sequences[i]` needs to hold `tokens[i]` tokens, for a device that writes there by itself. `advance`
+   * says what it wrote, and `trim` gives the rest back.
    * @throws when the pool has too few pages; nothing is changed then.
    */
-  reserve(sequence: CachedSequence, tokens: number): void {
-    this.#requireOpen("reserve", sequence);
-    if (tokens <= sequence.length) return;
+  reserve(sequences: readonly CachedSequence[], tokens: readonly number[]): void {
+    for (const sequence of sequences) this.#requireOpen("reserve", sequence);
+    const needed = sequences.map((sequence, s) => this.pagesNeeded(sequence, tokens[s] - sequence.length));
+    this.#requirePages(needed.reduce((a, b) => a + b, 0));
     this.#allocated();
-    this.#requirePages(this.pagesNeeded(sequence, tokens - sequence.length));
-    this.#ownTails([sequence]);
-    this.#grow(sequence, tokens);
+    this.#ownTails(sequences.filter(({ length }, s) => tokens[s] > length));
+    for (const [s, sequence] of sequences.entries()) this.#grow(sequence, tokens[s]);
   }
 
   /**

@@ -211,10 +211,7 @@ export class Sampler {
 
   /** Gives slots to those whose prompts are computed, keeps steps of all slots enqueued, and takes what the oldest drew. */
   async #stepSlots(slots: TaskSlots): Promise<void> {
-    for (const task of this.#active) {
-      if (slots.isFull) break;
-      if (task.usesSlot && task.pending === 0 && !slots.has(task)) slots.enter(task, task.drawing!);
-    }
+    slots.enter([...this.#active].filter((task) => task.usesSlot && task.pending === 0 && !slots.has(task)));
     slots.enqueue();
     for (const { task, id, logprob } of await slots.next()) {
       if (id >= 0) this.#take(task, task.drawing!, id, logprob);

@@ -62,18 +62,23 @@ export class TaskSlots {
     return this.#seats.size;
   }
 
-  get isFull(): boolean {
-    return this.#seats.size === this.#taken.length;
-  }
-
   has(task: Task): boolean {
     return this.#seats.has(task);
   }
 
-  /** Gives a task, of whose tokens all but the last are in the cache, a slot: it draws from the next step on. */
-  enter(task: Task, request: SampleRequest): void {
-    const { sequence, temperature, topP = 1, minP = 0, topK = 0, site, maxTokens } = request;
-    this.cache.reserve(sequence, task.target);
+  /** Gives slots, as far as there are, to tasks with all tokens but the last in the cache: they draw from the next step on. */
+  enter(tasks: readonly Task[]): void {
+    const entering = tasks.slice(0, this.#taken.length - this.#seats.size);
+    if (entering.length === 0) return;
+    this.cache.reserve(
+      entering.map(({ request }) => request.sequence),
+      entering.map(({ target }) => target),
+    );
+    for (const task of entering) this.#start(task, task.drawing!);
+  }
+
+  #start(task: Task, { sequence, temperature, topP = 1, minP = 0, topK = 0, ...request }: SampleRequest): void {
+    const { site, maxTokens } = request;
     const position = task.known.length - 1;
     const stops = new Set([...request.stopIds].slice(0, MOST_STOPS));
     const slot = this.#take();
@@ -156,13 +161,15 @@ export class TaskSlots {
   /** Moves tasks to lower slots where a smaller power of two has room for all. */
   #closeRanks(): void {
     const room = powerOfTwo(this.#seats.size);
-    for (const seat of this.#seats.values()) {
-      if (seat.slot < room) continue;
-      const to = this.#take();
-      this.#decoder!.move(seat.slot, to);
-      this.#taken[seat.slot] = false;
-      seat.slot = to;
+    const moves = [...this.#seats.values()]
+      .filter(({ slot }) => slot >= room)
+      .map((seat) => ({ seat, from: seat.slot }));
+    if (moves.length === 0) return;
+    for (const { seat, from } of moves) {
+      seat.slot = this.#take();
+      this.#taken[from] = false;
     }
+    this.#decoder!.move(moves.map(({ seat, from }) => ({ from, to: seat.slot })));
   }
 
   #open(): SlotDecoder {

@@ -75,7 +75,7 @@ function writeRows({ layers }: KvCache, rows: Tensor, values: readonly number[])
 /** The same as a device does it that has pages for more: it writes, and says so later. */
 function writeReserved(cache: KvCache, sequence: CachedSequence, values: readonly number[], room: number): void {
   const { length } = sequence;
-  cache.reserve(sequence, length + room);
+  cache.reserve([sequence], [length + room]);
   const places = rowsOf({ ...sequence, length: length + values.length }, cache.options.pageSize).slice(length);
   using rows = tensor(places, { backend: cache.options.backend, dtype: "i32" });
   writeRows(cache, rows, values);
@@ -181,14 +181,14 @@ test("pages are reserved for what a device will write, and those that it did not
   const sequence = cache.open();
   cache.extend([sequence], [3]);
   sequence.target = 14;
-  cache.reserve(sequence, 14);
+  cache.reserve([sequence], [14]);
   t.deepEqual([sequence.length, cache.freePages, cache.pagesPromised], [3, 0, 0]);
   cache.advance(sequence, 5);
   t.throws(() => cache.advance(sequence, 4), { message: /advance to 4 tokens from 5, with pages for 16/ });
   t.throws(() => cache.advance(sequence, 17), { message: /advance to 17 tokens from 5/ });
   cache.trim(sequence);
   t.deepEqual([sequence.length, sequence.pages.length, cache.freePages], [5, 2, 2]);
-  t.throws(() => cache.reserve(sequence, 17), { message: /3 pages wanted and 2 of 4 free/ });
+  t.throws(() => cache.reserve([sequence], [17]), { message: /3 pages wanted and 2 of 4 free/ });
   t.deepEqual([sequence.pages.length, cache.freePages], [2, 2]);
 });
 

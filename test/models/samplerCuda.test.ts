@@ -33,11 +33,12 @@ interface Record {
 }
 
 /** Turns of mixed lengths; every fifth conversation is cut short in its second turn, and goes on. */
-async function converse(sampler: Sampler, task: number, temperature: number, record: Record): Promise<Record> {
+async function converse(sampler: Sampler, task: number, temperature: number): Promise<Record> {
   const { cache } = sampler;
   const sequence = cache.open();
+  const record: Record = { tokens: [], logprobs: [], turns: [], stops: [] };
   const { tokens, logprobs, turns, stops } = record;
-  for (let turn = turns.length; turn < TURNS; turn++) {
+  for (let turn = 0; turn < TURNS; turn++) {
     tokens.push(...text(100 * task + turn, turn === 0 ? 1 + ((task * 211) % 700) : 3 + ((task * turn) % 40)));
     const controller = new AbortController();
     const cut = task % 5 === 4 && turn === 1 ? 4 : Number.POSITIVE_INFINITY;
@@ -61,13 +62,10 @@ async function together(model: Qwen, tasks: readonly number[], temperature: numb
   const pages = Math.ceil((room * tasks.length * 1100) / PAGE) + 70;
   const cache = new KvCache(model.config, { backend: model.backend, dtype: model.dtype, pages, pageSize: PAGE });
   const sampler = new Sampler(model, cache, { seed: 9, maxBatchTokens: 1024 });
-  const records = tasks.map((task) =>
-    converse(sampler, task, temperature, { tokens: [], logprobs: [], turns: [], stops: [] }),
-  );
-  const done = await Promise.all(records);
+  const records = await Promise.all(tasks.map((task) => converse(sampler, task, temperature)));
   if (cache.freePages !== pages) throw new Error(`${pages - cache.freePages} pages were not given back`);
   cache.dispose();
-  return done;
+  return records;
 }
 
 for (const [name, changes] of [
@@ -77,17 +75,20 @@ for (const [name, changes] of [
   cudaTest(`${name}: the log-probs of conversations that share the GPU have the trainer's bits`, async (t) => {
     const model = tinyModel({ config: { ...config, ...changes }, backend: await openCuda(), dtype: "bf16" });
     const { backend } = model;
-    await together(model, [0], 1);
-    const before = backend.memory();
+    // Work lists are kept of the last few passes: the same passes leave the same ones.
+    const settled = async () => {
+      for (let i = 0; i < 2; i++) await together(model, [1], 1);
+      const { bytes, buffers } = backend.memory();
+      return [bytes, buffers];
+    };
+    const before = await settled();
     const tasks = Array.from({ length: 40 }, (_, task) => task);
     for (const [temperature, room] of [
       [1, 1],
       [0.7, 0.3],
     ]) {
       const records = await together(model, tasks, temperature, room);
-      const { bytes, buffers } = backend.memory();
-      t.deepEqual([bytes, buffers], [before.bytes, before.buffers]);
-      t.deepEqual(new Set(records.flatMap(({ stops }) => stops)).has("cancelled"), true);
+      t.true(records.some(({ stops }) => stops.includes("cancelled")));
       const outputs = await forwardRows(model, records, { temperature, microBatchTokens: 4096 });
       records.forEach(({ turns, logprobs }, i) => {
         const expected = turns.flatMap(({ start, end }) => Array.from(outputs[i].logprobs).slice(start, end));
@@ -98,5 +99,6 @@ for (const [name, changes] of [
         t.deepEqual((await together(model, [task], temperature))[0], records[task], `conversation ${task}`);
       }
     }
+    t.deepEqual(await settled(), before);
   });
 }
