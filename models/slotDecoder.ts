@@ -245,16 +245,21 @@ export class SlotDecoder {
     const record = this.model.backend.fused.record;
     if (!record) throw new Error(`decode: ${this.model.backend.name} cannot record steps`);
     const arena = new Arena();
-    const state = Object.fromEntries(
-      Object.entries(this.#state).map(([name, all]) => [name, arena.run(() => all.slice(0, 0, bucket))]),
-    ) as State;
-    const work = arena.run(() => zeros([bucket * (chunks + 1) * 8], { backend: this.model.backend, dtype: "i32" }));
-    this.#rehearse(bucket, work, chunks);
-    let drawn: Drawn | undefined;
-    const recording = record(() => {
-      drawn = arena.run(() => this.#enqueue(state, work, chunks));
-    });
-    return { recording, arena, drawn: drawn! };
+    try {
+      const state = Object.fromEntries(
+        Object.entries(this.#state).map(([name, all]) => [name, arena.run(() => all.slice(0, 0, bucket))]),
+      ) as State;
+      const work = arena.run(() => zeros([bucket * (chunks + 1) * 8], { backend: this.model.backend, dtype: "i32" }));
+      this.#rehearse(bucket, work, chunks);
+      let drawn: Drawn | undefined;
+      const recording = record(() => {
+        drawn = arena.run(() => this.#enqueue(state, work, chunks));
+      });
+      return { recording, arena, drawn: drawn! };
+    } catch (error) {
+      arena.dispose();
+      throw error;
+    }
   }
 
   #enqueue(state: State, work: Tensor, chunks: number): Drawn {
