@@ -130,6 +130,25 @@ test("what is cancelled, or ended by its listener, leaves its slot and its seque
   t.is(cache.freePages, PAGES);
 });
 
+test("what was cancelled writes no more to pages that others have now", async (t) => {
+  const { sampler, cache } = open();
+  const controller = new AbortController();
+  const [first, ...others] = [1, 2, 3, 4].map((task) => request(sampler, task, 6, 40));
+  let seen = 0;
+  const cancelled = sampler.generate({
+    ...{ ...first, signal: controller.signal },
+    onToken: () => void (++seen === 2 && controller.abort()),
+  });
+  const going = Promise.all(others.map((asked) => sampler.generate(asked)));
+  await cancelled;
+  // Takes pages, but no slot, while the others' steps go on.
+  const next = request(sampler, 5, 21, 6);
+  await sampler.prefill({ sequence: next.sequence, tokens: next.tokens.slice(0, -1) });
+  t.deepEqual(await going, await Promise.all(others.map(onHost)));
+  t.deepEqual(await sampler.generate(next), await onHost(next));
+  cache.dispose();
+});
+
 test("a request joins those that decode, and draws what it draws alone", async (t) => {
   const { sampler } = open({}, () => 1);
   let joined: Promise<Completion> | undefined;
