@@ -68,7 +68,8 @@ test("logits are not read, and every token is told with its log-prob", async (t)
     return download(x);
   };
   const told: [number, number][] = [];
-  const asked = { ...request(sampler, 1, 5, 8), onToken: (...token: [number, number]) => void told.push(token) };
+  const onToken = (id: number, logprob: number) => void told.push([id, logprob]);
+  const asked = { ...request(sampler, 1, 5, 8), onToken };
   const { ids, logprobs } = await sampler.generate(asked);
   t.deepEqual(
     told,
