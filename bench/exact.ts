@@ -11,7 +11,7 @@
  */
 import { parseArgs } from "node:util";
 import { type Backend, type DType, openDevice } from "../lib/index.js";
-import { initializeParameters, KvCache, Qwen, type QwenConfig, Sampler } from "../models/index.js";
+import { type DrawsOn, initializeParameters, KvCache, Qwen, type QwenConfig, Sampler } from "../models/index.js";
 import { forwardRows, Learner } from "../rl/learner.js";
 import type { Loss, Outputs } from "../rl/objective/index.js";
 import { models, randomParameters, tokenIds } from "./gpu.js";
@@ -45,6 +45,7 @@ const { values: flags } = parseArgs({
       tokens: { type: "string" },
       contexts: { type: "string" },
       batches: { type: "string" },
+      "draws-on": { type: "string", default: "host" },
     },
     "no-grad": { type: "boolean", default: false },
   },
@@ -86,7 +87,7 @@ async function draw(model: Qwen, { context, batch, draw }: Plan): Promise<Drawn[
   const pageSize = isCuda ? 64 : 16;
   const pages = (batch + Math.ceil(batch / GROUP)) * Math.ceil((context + 2 * (draw + 2) + REPLY) / pageSize);
   const cache = new KvCache(config, { backend: model.backend, dtype, pages, pageSize });
-  const sampler = new Sampler(model, cache, { seed: 1 });
+  const sampler = new Sampler(model, cache, { seed: 1, drawsOn: flags["draws-on"] as DrawsOn });
 
   async function converse(
     sequence: ReturnType<KvCache["open"]>,

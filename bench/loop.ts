@@ -117,7 +117,7 @@ const engine = new Engine({
   tokenizer,
   context: 8192,
   maxBatch: rows,
-  cacheBytes: 8 * 2 ** 30,
+  cacheGiB: 8,
 });
 const server = flags.http ? await startServer({ engine, model: "user", port: 0 }) : undefined;
 const served = server ? remoteModel({ url: `${server.url}/v1`, model: "user" }) : localModel(engine, "user");

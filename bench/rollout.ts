@@ -5,13 +5,14 @@
  *
  *     npm run bench -- rollout [--model tiny|0.5b|1.5b|3b|7b] [--device cuda|cpu] [--prompts 16] [--samples 8] [--turns 4]
  *         [--prompt-tokens 256] [--turn-tokens 64] [--reply-tokens 32] [--page-size 64]
+ *         [--draws-on device]
  *
  * `--turn-tokens` is the mean: a turn has half to one and a half of it. The engine is at work while at least one request
  * is under way.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type RandomStream, randomStream } from "../lib/index.js";
-import { type CachedSequence, KvCache, Qwen, Sampler } from "../models/index.js";
+import { type CachedSequence, type DrawsOn, KvCache, Qwen, Sampler } from "../models/index.js";
 import { openBench, randomParameters, tokenIds } from "./gpu.js";
 
 const numbers = {
@@ -25,7 +26,7 @@ const numbers = {
 };
 const bench = await openBench(
   { tokens: 0 },
-  Object.keys(numbers).map((name) => `${name}=`),
+  [...Object.keys(numbers), "draws-on"].map((name) => `${name}=`),
 );
 const { backend, config, flags } = bench;
 const flag = (name: keyof typeof numbers) => Number(flags[name] ?? numbers[name]);
@@ -95,7 +96,7 @@ async function converse(
 
 async function run(label: string, gate: Gate): Promise<void> {
   const cache = new KvCache(config, { backend, pages, pageSize, dtype });
-  const sampler = new Sampler(model, cache, { seed: 1 });
+  const sampler = new Sampler(model, cache, { seed: 1, drawsOn: flags["draws-on"] as DrawsOn | undefined });
   const clock = new WorkClock();
   const started = performance.now();
   const groups = Array.from({ length: prompts }, async (_, task) => {

@@ -5,6 +5,7 @@ export { parseConfig, type QwenConfig, toConfigJson } from "./config.js";
 export { type GenerateOptions, generate } from "./generate.js";
 export { type CachedSequence, type CacheStep, KvCache } from "./kvCache.js";
 export type { Message, Role } from "./message.js";
+export { type CacheSize, openCache } from "./openCache.js";
 export {
   cloneParameters,
   countParameters,
@@ -15,7 +16,7 @@ export {
 } from "./parameters.js";
 export { Qwen } from "./qwen.js";
 export type { Completion, LikelyToken, PrefillRequest, SampleRequest } from "./request.js";
-export { Sampler, type SamplerOptions } from "./sampler.js";
+export { type DrawsOn, Sampler, type SamplerOptions } from "./sampler.js";
 export { type Scores, score } from "./score.js";
 export { MOST_STOPS, SlotDecoder, type SlotRequest, type SlotStart, type StepResult } from "./slotDecoder.js";
 export {

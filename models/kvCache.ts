@@ -49,6 +49,7 @@ export class KvCache {
   /** The least recently used first. */
   readonly #open = new Set<CachedSequence>();
   #weights: { readonly of: ParameterSet; readonly version: number } | undefined;
+  readonly #dependents: (() => void)[] = [];
 
   constructor(
     readonly config: QwenConfig,
@@ -124,11 +125,9 @@ export class KvCache {
   evict(sequence: CachedSequence): void {
     if (sequence.target > 0)
       throw new Error("KvCache: this sequence is being continued; await that, or cancel it, first");
-    for (const page of sequence.pages.splice(0).reverse()) {
-      if (--this.#holders[page] === 0) this.#free.push(page);
-    }
     sequence.length = 0;
     sequence.borrowsTail = false;
+    this.trim(sequence);
   }
 
   /**
@@ -139,7 +138,7 @@ export class KvCache {
     if ([...this.#open].some(({ target }) => target > 0)) {
       throw new Error("KvCache: sequences are being continued; await them, or cancel them, before emptying the cache");
     }
-    for (const sequence of this.#open) this.evict(sequence);
+    this.#drop();
     this.#weights = undefined;
   }
 
@@ -159,18 +158,24 @@ export class KvCache {
     let version = 0;
     for (const { storage } of of.values()) version += storage.version;
     if (this.#weights?.of === of && this.#weights.version === version) return;
-    if ([...this.#open].some(({ target, length }) => target > 0 && length > 0)) {
+    const held = [...this.#open].filter(({ pages }) => pages.length > 0);
+    if (held.some(({ target }) => target > 0)) {
       throw new Error("KvCache: the weights changed while sequences were being continued; await these first");
     }
-    for (const sequence of this.#open) if (sequence.length > 0) this.evict(sequence);
+    this.#drop(held);
     this.#weights = { of, version };
+  }
+
+  /** Calls back once, when what the cache holds is dropped: by `reset`, `release`, `dispose`, or for other weights. */
+  whenDropped(listener: () => void): void {
+    this.#dependents.push(listener);
   }
 
   /** Pages that `tokens` more tokens of a sequence would take from the pool; only ever falls while others go on. */
   pagesNeeded(sequence: CachedSequence, tokens: number): number {
     if (tokens <= 0) return 0;
     const grown = Math.ceil((sequence.length + tokens) / this.options.pageSize) - sequence.pages.length;
-    return grown + (this.#sharedTail(sequence) === undefined ? 0 : 1);
+    return Math.max(0, grown) + (this.#sharedTail(sequence) === undefined ? 0 : 1);
   }
 
   /** Pages that sequences which are being continued may still take. */
@@ -206,16 +211,64 @@ export class KvCache {
     const rows = new Int32Array(offsets[sequences.length]);
     sequences.forEach((sequence, s) => {
       const { pages } = sequence;
-      while (pages.length * pageSize < sequence.length + counts[s]) pages.push(this.#take());
+      this.#grow(sequence, sequence.length + counts[s]);
       for (let i = 0; i < counts[s]; i++, sequence.length++) {
         rows[offsets[s] + i] = pages[Math.floor(sequence.length / pageSize)] * pageSize + (sequence.length % pageSize);
       }
-      this.#open.delete(sequence);
-      this.#open.add(sequence);
+      this.#touch(sequence);
     });
     const lengths = Int32Array.from(sequences, (sequence) => sequence.length);
     const context = { offsets, lengths, pages: sequences.map(({ pages }) => pages), pageSize };
     return { layers, rows: tensor(rows, { backend, dtype: "i32" }), context };
+  }
+
+  /**
+   * Takes all pages that `sequences[i]` needs to hold `tokens[i]` tokens, for a device that writes there by itself. `advance`
+   * says what it wrote, and `trim` gives the rest back.
+   * @throws when the pool has too few pages; nothing is changed then.
+   */
+  reserve(sequences: readonly CachedSequence[], tokens: readonly number[]): void {
+    for (const sequence of sequences) this.#requireOpen("reserve", sequence);
+    const needed = sequences.map((sequence, s) => this.pagesNeeded(sequence, tokens[s] - sequence.length));
+    this.#requirePages(needed.reduce((a, b) => a + b, 0));
+    this.#allocated();
+    this.#ownTails(sequences.filter(({ length }, s) => tokens[s] > length));
+    for (const [s, sequence] of sequences.entries()) this.#grow(sequence, tokens[s]);
+  }
+
+  /**
+   * Counts what was written to reserved pages: the sequence has `length` tokens from now on.
+   * @throws where it has more, or no pages for so many.
+   */
+  advance(sequence: CachedSequence, length: number): void {
+    const room = sequence.pages.length * this.options.pageSize;
+    if (!(length >= sequence.length && length <= room)) {
+      throw new Error(`KvCache: advance to ${length} tokens from ${sequence.length}, with pages for ${room}`);
+    }
+    sequence.length = length;
+    this.#touch(sequence);
+  }
+
+  /** Gives back the pages that were reserved for a sequence and not filled. */
+  trim({ pages, length }: CachedSequence): void {
+    for (const page of pages.splice(Math.ceil(length / this.options.pageSize)).reverse()) {
+      if (--this.#holders[page] === 0) this.#free.push(page);
+    }
+  }
+
+  #drop(sequences: Iterable<CachedSequence> = this.#open): void {
+    for (const sequence of sequences) this.evict(sequence);
+    for (const listener of this.#dependents.splice(0)) listener();
+  }
+
+  #grow({ pages }: CachedSequence, tokens: number): void {
+    while (pages.length * this.options.pageSize < tokens) pages.push(this.#take());
+  }
+
+  /** Makes it the most recently used. */
+  #touch(sequence: CachedSequence): void {
+    this.#open.delete(sequence);
+    this.#open.add(sequence);
   }
 
   /** The page that has to be copied before the sequence writes to it. */
@@ -284,6 +337,7 @@ export class KvCache {
 
   /** Frees the pool for good. */
   dispose(): void {
+    this.#drop([]);
     for (const layer of this.#layers ?? []) layer.dispose();
     this.#layers = undefined;
     this.#disposed = true;

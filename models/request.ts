@@ -55,12 +55,15 @@ export class Task {
     readonly drawing: SampleRequest | undefined,
     readonly resolve: (completion: Completion) => void,
     readonly reject: (error: unknown) => void,
+    /** Its tokens are drawn in a slot on the device, which computes the last known one too. */
+    readonly usesSlot = false,
   ) {
     this.known = [...request.tokens];
   }
 
+  /** Tokens that are to be computed before one can be drawn. */
   get pending(): number {
-    return this.known.length - this.request.sequence.length;
+    return this.known.length - this.request.sequence.length - (this.usesSlot ? 1 : 0);
   }
 
   /** Most tokens that it may bring into the cache: the last one drawn does not get there. */

@@ -1,6 +1,7 @@
 import {
   Arena,
   checkSampling,
+  InputError,
   type Key,
   largestLogits,
   logprobOf,
@@ -16,8 +17,15 @@ import {
 import { pack } from "./batch.js";
 import type { KvCache } from "./kvCache.js";
 import type { Qwen } from "./qwen.js";
-import { type Completion, type PrefillRequest, type SampleRequest, Task } from "./request.js";
-import { admit, planStep } from "./schedule.js";
+import { type Completion, type LikelyToken, type PrefillRequest, type SampleRequest, Task } from "./request.js";
+import { admit, planStep, promptBudget } from "./schedule.js";
+import { canUseSlots, TaskSlots } from "./taskSlots.js";
+
+/**
+ * Where tokens are drawn: on the device, whose steps are recorded and enqueued ahead of their results (cuda, bf16), or on the
+ * host, which reads the logits of each.
+ */
+export type DrawsOn = "device" | "host";
 
 export interface SamplerOptions {
   readonly seed: number;
@@ -25,6 +33,8 @@ export interface SamplerOptions {
   readonly maxBatchTokens?: number;
   /** Most sequences that are continued at once; the others wait. Default 1024. */
   readonly maxBatch?: number;
+  /** Default "host". */
+  readonly drawsOn?: DrawsOn;
 }
 
 /**
@@ -37,6 +47,7 @@ export class Sampler {
   readonly #maxBatch: number;
   readonly #active = new Set<Task>();
   readonly #waiting: Task[] = [];
+  readonly #slots: TaskSlots | undefined;
   #running = false;
   #steps = 0;
   /** Tokens drawn so far. */
@@ -47,13 +58,17 @@ export class Sampler {
     readonly cache: KvCache,
     readonly options: SamplerOptions,
   ) {
-    const { seed, maxBatchTokens = 8192, maxBatch = 1024 } = options;
+    const { seed, maxBatchTokens = 8192, maxBatch = 1024, drawsOn = "host" } = options;
+    if (drawsOn === "device" && !canUseSlots(model)) {
+      throw new InputError(`tokens cannot be drawn on ${model.backend.name}; leave drawsOn at "host"`);
+    }
     if (!(maxBatchTokens >= 1 && maxBatch >= 1)) {
       throw new Error(`Sampler: maxBatchTokens ${maxBatchTokens} and maxBatch ${maxBatch} must be at least 1`);
     }
     this.#key = seedKey(seed);
     this.#maxBatchTokens = Math.floor(maxBatchTokens);
     this.#maxBatch = maxBatch;
+    if (drawsOn === "device") this.#slots = new TaskSlots(model, cache, { key: this.#key, most: maxBatch });
   }
 
   /**
@@ -102,7 +117,9 @@ export class Sampler {
 
   #enqueue(request: PrefillRequest, drawing: SampleRequest | undefined): Promise<Completion> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push(new Task(request, drawing, resolve, reject));
+      // The most likely tokens are found where the logits are read.
+      const usesSlot = this.#slots !== undefined && drawing !== undefined && !drawing.topLogprobs;
+      this.#waiting.push(new Task(request, drawing, resolve, reject, usesSlot));
       void this.#run();
     });
   }
@@ -118,9 +135,11 @@ export class Sampler {
         this.cache.useWeights(this.model.parameters);
         this.#admit();
         if (this.#active.size > 0) await this.#step();
+        if (this.#slots) await this.#stepSlots(this.#slots);
         await nextTurn();
       }
     } catch (error) {
+      this.#slots?.abandon();
       for (const task of [...this.#active]) {
         this.#leave(task);
         // A pass that failed half-way may not have written what the cache counts.
@@ -145,9 +164,15 @@ export class Sampler {
     task.resolve(task.completion(stop));
   }
 
+  #fail(task: Task, error: unknown): void {
+    this.#leave(task);
+    task.reject(error);
+  }
+
   #leave(task: Task): void {
     const at = this.#waiting.indexOf(task);
     if (at >= 0) this.#waiting.splice(at, 1);
+    this.#slots?.leave(task);
     if (this.#active.delete(task)) task.request.sequence.target = 0;
   }
 
@@ -158,8 +183,7 @@ export class Sampler {
       const [task] = this.#waiting;
       const { sequence } = task.request;
       if (!this.cache.isOpen(sequence)) {
-        this.#leave(task);
-        task.reject(new Error("generate: the sequence was closed while the request waited"));
+        this.#fail(task, new Error("generate: the sequence was closed while the request waited"));
         continue;
       }
       if (!admit(this.cache, sequence, task.target, promised)) break;
@@ -169,16 +193,20 @@ export class Sampler {
     }
   }
 
-  /** One forward pass: a token of every sequence that decodes, and as much of the prompts as the budget allows. */
+  /**
+   * One forward pass: a token of every sequence that decodes without a slot, and as much of the prompts as the budget
+   * allows.
+   */
   async #step(): Promise<void> {
-    const work = planStep(this.#active, this.#maxBatchTokens);
+    const work = planStep(this.#active, promptBudget(this.#maxBatchTokens, this.#slots?.size ?? 0));
+    if (work.length === 0) return;
     this.#steps++;
     for (const { task } of work) task.served = this.#steps;
     using arena = new Arena();
     const logits = arena.run(() => noGrad(() => this.#forward(work)));
     const drawing: Task[] = [];
     for (const { task } of work) {
-      if (task.pending > 0) continue;
+      if (task.pending > 0 || task.usesSlot) continue;
       if (task.drawing) drawing.push(task);
       else this.#settle(task, "length");
     }
@@ -187,6 +215,19 @@ export class Sampler {
     drawing.forEach((task, i) => {
       this.#draw(task, task.drawing!, values, i * this.model.config.vocabSize);
     });
+  }
+
+  /** Gives slots to those whose prompts are computed, keeps steps of all slots enqueued, and takes what the oldest drew. */
+  async #stepSlots(slots: TaskSlots): Promise<void> {
+    slots.enter([...this.#active].filter((task) => task.usesSlot && task.pending === 0 && !slots.has(task)));
+    slots.enqueue();
+    for (const { task, id, logprob } of await slots.next()) {
+      if (id >= 0) this.#take(task, task.drawing!, { id, logprob });
+      else {
+        this.#fail(task, new Error("generate: no logit of the next token is a number; look at the model's weights"));
+        this.cache.evict(task.request.sequence);
+      }
+    }
   }
 
   /** Logits after the last token of each sequence that gets one drawn, in the order of the work. */
@@ -201,15 +242,18 @@ export class Sampler {
       work.map(({ count }) => count),
     );
     const hidden = model.forwardCached(batch, step);
-    const rows = work.flatMap(({ task }, s) => (task.drawing && task.pending === 0 ? [batch.offsets[s + 1] - 1] : []));
-    if (rows.length === 0) return undefined;
+    const draws = ({ drawing, usesSlot, pending }: Task) => drawing && !usesSlot && pending === 0;
+    const rows = work.flatMap(({ task }, s) => (draws(task) ? [batch.offsets[s + 1] - 1] : []));
+    if (rows.length === 0) {
+      if (this.#slots?.size === 0) this.#slots.follow(hidden.slice(0, 0, 1).data());
+      return undefined;
+    }
     return model.logits(hidden.gatherRows(tensor(Int32Array.from(rows), { backend: model.backend, dtype: "i32" })));
   }
 
   #draw(task: Task, request: SampleRequest, logits: Float32Array | Float64Array, from: number): void {
-    const { known, logprobs } = task;
     const { vocabSize } = this.model.config;
-    const noise = noiseKey(this.#key, { ...request.site, position: known.length });
+    const noise = noiseKey(this.#key, { ...request.site, position: task.known.length });
     const lowest = lowestKept(logits, from, vocabSize, request);
     const id = sampleGumbel(logits, from, vocabSize, request.temperature, noise, lowest);
     const scale = 1 / (request.temperature || 1);
@@ -218,24 +262,28 @@ export class Sampler {
       const exact = logprobOf(logits[from + token], statistics, scale);
       return logits instanceof Float64Array ? exact : Math.fround(exact);
     };
-    const logprob = logprobAt(id);
     const likely = largestLogits(logits, from, vocabSize, request.topLogprobs ?? 0);
-    known.push(id);
-    logprobs.push(logprob);
+    this.#take(
+      task,
+      request,
+      { id, logprob: logprobAt(id) },
+      likely.map((token) => ({ id: token, logprob: logprobAt(token) })),
+    );
+  }
+
+  /** A token was drawn. */
+  #take(task: Task, request: SampleRequest, { id, logprob }: LikelyToken, likely: readonly LikelyToken[] = []): void {
+    task.known.push(id);
+    task.logprobs.push(logprob);
     this.drawn++;
     try {
-      request.onToken?.(
-        id,
-        logprob,
-        likely.map((token) => ({ id: token, logprob: logprobAt(token) })),
-      );
+      request.onToken?.(id, logprob, likely);
     } catch (error) {
-      this.#leave(task);
-      task.reject(error);
+      this.#fail(task, error);
       return;
     }
     if (request.stopIds.has(id)) this.#settle(task, "stop");
-    else if (logprobs.length >= request.maxTokens) this.#settle(task, "length");
+    else if (task.logprobs.length >= request.maxTokens) this.#settle(task, "length");
   }
 }
 

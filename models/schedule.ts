@@ -5,7 +5,7 @@ const PROMPT_SHARE = 1 / 4;
 
 /** What the plan of a step needs to know of a sequence that is being continued. */
 export interface Workload {
-  /** Tokens known and not in the cache yet: 1 where it decodes, more where a prompt is to be computed. */
+  /** Tokens known and not in the cache yet: 1 where it decodes, more where a prompt is to be computed; 0 takes no part. */
   readonly pending: number;
   /** Number of the step that it last took part in. */
   readonly served: number;
@@ -34,6 +34,11 @@ export function planStep<Task extends Workload>(
     left -= count;
   }
   return plan;
+}
+
+/** Tokens of prompts that go through one pass, where sequences decode beside it in steps of their own: those wait for it. */
+export function promptBudget(budget: number, decoding: number): number {
+  return decoding > 0 ? Math.max(1, Math.floor(budget * PROMPT_SHARE)) : budget;
 }
 
 /**

@@ -1,6 +1,7 @@
 import {
   Arena,
   advanceSlots,
+  type Backend,
   type DType,
   type Key,
   noGrad,
@@ -8,6 +9,7 @@ import {
   planSlots,
   type Recording,
   sampleLogits,
+  setRows,
   type Tensor,
   tensor,
   zeros,
@@ -19,6 +21,13 @@ import type { Qwen } from "./qwen.js";
 const CHUNK = 512;
 /** Ids that may end a sequence on the device. */
 export const MOST_STOPS = 8;
+
+/** The smallest power of two that is at least `count`. */
+export function powerOfTwo(count: number): number {
+  let power = 1;
+  while (power < count) power *= 2;
+  return power;
+}
 
 /** How the tokens of one sequence are drawn. */
 export interface SlotRequest {
@@ -61,6 +70,9 @@ type State = Readonly<
   >
 >;
 
+/** What one slot holds. */
+type Values = Partial<Record<keyof State, ArrayLike<number>>>;
+
 /**
  * Decoding with all state on the device: a step reads the last step's tokens there, draws, and moves every slot on, so steps
  * can be enqueued ahead of their results. Steps are recorded once for each number of slots and each length of context.
@@ -71,6 +83,8 @@ export class SlotDecoder {
   readonly #pages: number;
   /** Upper bounds of the lengths on the device, after the steps enqueued so far. */
   readonly #lengths: Int32Array;
+  /** What slots are to hold from the next step on. */
+  readonly #unwritten = new Map<number, Values>();
 
   constructor(
     readonly model: Qwen,
@@ -105,6 +119,9 @@ export class SlotDecoder {
       );
     }
     const { position, site } = start;
+    if (!(site.sample < 2 ** 16 && site.turn < 2 ** 16)) {
+      throw new Error(`decode: sample ${site.sample}, turn ${site.turn} must be < 65536`);
+    }
     const table = new Int32Array(this.#pages);
     table.set(start.pages);
     stops.push(...new Array<number>(MOST_STOPS - stops.length).fill(-1));
@@ -112,7 +129,7 @@ export class SlotDecoder {
     this.#write(slot, {
       ...{ tokens: [start.token], positions: [position], lengths: [position + 1], remaining: [start.maxTokens] },
       rows: [start.pages[Math.floor(position / pageSize)] * pageSize + (position % pageSize)],
-      ...{ stops, table: [...table], topK: [start.topK] },
+      ...{ stops, table, topK: [start.topK] },
       site: [site.step, site.task, site.sample * 2 ** 16 + site.turn],
       ...{ temperature: [start.temperature], topP: [start.topP], minP: [start.minP] },
     });
@@ -124,20 +141,42 @@ export class SlotDecoder {
     this.#write(slot, { tokens: [-1], positions: [0], rows: [-1], lengths: [0] });
   }
 
+  /** Takes note that the sequence in a slot ended on the device, by a stop id or its most tokens. */
+  ended(slot: number): void {
+    this.#lengths[slot] = 0;
+  }
+
+  /** Moves sequences to other slots, behind the steps enqueued so far; their own are empty then. */
+  move(moves: readonly { readonly from: number; readonly to: number }[]): void {
+    this.#flush();
+    const { backend } = this.model;
+    using arena = new Arena();
+    arena.run(() => {
+      const [from, to] = (["from", "to"] as const).map((end) =>
+        indexOf(
+          backend,
+          moves.map((move) => move[end]),
+        ),
+      );
+      for (const all of Object.values(this.#state)) setRows(byRows(all), to, byRows(all).gatherRows(from));
+    });
+    for (const { from, to } of moves) this.#lengths[to] = this.#lengths[from];
+    for (const { from } of moves) this.stop(from);
+  }
+
   /** Enqueues a step of the first `slots` slots. The result comes when the device is done with it. */
   step(slots: number): Promise<StepResult> {
-    let bucket = 1;
-    while (bucket < slots) bucket *= 2;
+    const bucket = powerOfTwo(slots);
     let longest = 1;
     for (let slot = 0; slot < slots; slot++) {
       longest = Math.max(longest, this.#lengths[slot]);
       if (this.#lengths[slot] > 0) this.#lengths[slot]++;
     }
-    let chunks = 1;
-    while (chunks * CHUNK < longest) chunks *= 2;
+    const chunks = powerOfTwo(longest / CHUNK);
     const key = `${bucket} ${chunks}`;
     let step = this.#steps.get(key);
     if (!step) this.#steps.set(key, (step = this.#record(bucket, chunks)));
+    this.#flush();
     step.recording.launch();
     const { ids, logprobs } = step.drawn;
     return Promise.all([ids.data(), logprobs.data()]).then(([i, l]) => ({
@@ -155,16 +194,28 @@ export class SlotDecoder {
     for (const tensor of Object.values(this.#state)) tensor.dispose();
   }
 
-  #write(slot: number, values: Partial<Record<keyof State, readonly number[]>>): void {
+  #write(slot: number, values: Values): void {
+    this.#unwritten.set(slot, { ...this.#unwritten.get(slot), ...values });
+  }
+
+  /** Writes what is to be in the slots before the next step, every array once for all slots that get something there. */
+  #flush(): void {
     const { backend } = this.model;
     using arena = new Arena();
-    arena.run(() => {
-      for (const [name, value] of Object.entries(values)) {
-        const target = this.#state[name as keyof State];
-        const source = tensor([...value], { backend, dtype: target.dtype });
-        target.slice(0, slot, slot + 1).assign(source.reshape(target.slice(0, slot, slot + 1).shape));
-      }
-    });
+    for (const name of Object.keys(this.#state) as (keyof State)[]) {
+      const rows = [...this.#unwritten].flatMap(([slot, { [name]: values }]) => (values ? [{ slot, values }] : []));
+      if (rows.length === 0) continue;
+      arena.run(() => {
+        const target = byRows(this.#state[name]);
+        const [, columns] = target.shape;
+        const content = new Float64Array(rows.length * columns);
+        for (const [i, { values }] of rows.entries()) content.set(values, i * columns);
+        const source = tensor(content, { backend, dtype: target.dtype, shape: [rows.length, columns] });
+        const slots = rows.map(({ slot }) => slot);
+        setRows(target, indexOf(backend, slots), source);
+      });
+    }
+    this.#unwritten.clear();
   }
 
   /** Runs a step that leaves nothing behind: kernels are compiled and algorithms chosen before it is recorded. */
@@ -194,16 +245,21 @@ export class SlotDecoder {
     const record = this.model.backend.fused.record;
     if (!record) throw new Error(`decode: ${this.model.backend.name} cannot record steps`);
     const arena = new Arena();
-    const state = Object.fromEntries(
-      Object.entries(this.#state).map(([name, all]) => [name, arena.run(() => all.slice(0, 0, bucket))]),
-    ) as State;
-    const work = arena.run(() => zeros([bucket * (chunks + 1) * 8], { backend: this.model.backend, dtype: "i32" }));
-    this.#rehearse(bucket, work, chunks);
-    let drawn: Drawn | undefined;
-    const recording = record(() => {
-      drawn = arena.run(() => this.#enqueue(state, work, chunks));
-    });
-    return { recording, arena, drawn: drawn! };
+    try {
+      const state = Object.fromEntries(
+        Object.entries(this.#state).map(([name, all]) => [name, arena.run(() => all.slice(0, 0, bucket))]),
+      ) as State;
+      const work = arena.run(() => zeros([bucket * (chunks + 1) * 8], { backend: this.model.backend, dtype: "i32" }));
+      this.#rehearse(bucket, work, chunks);
+      let drawn: Drawn | undefined;
+      const recording = record(() => {
+        drawn = arena.run(() => this.#enqueue(state, work, chunks));
+      });
+      return { recording, arena, drawn: drawn! };
+    } catch (error) {
+      arena.dispose();
+      throw error;
+    }
   }
 
   #enqueue(state: State, work: Tensor, chunks: number): Drawn {
@@ -220,6 +276,15 @@ export class SlotDecoder {
       return drawn;
     });
   }
+}
+
+/** [slots] → [slots, 1], so that slots are rows. */
+function byRows(all: Tensor): Tensor {
+  return all.reshape([all.shape[0], -1]);
+}
+
+function indexOf(backend: Backend, slots: readonly number[]): Tensor {
+  return tensor(slots, { backend, dtype: "i32" });
 }
 
 interface Drawn {

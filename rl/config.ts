@@ -113,6 +113,11 @@ const trainSchema = z.strictObject({
       ),
     maxTurnTokens: count.default(512),
     maxTokens: count.default(4096),
+    cacheGiB: z.number().positive().default(1).describe("most memory for keys and values; idle conversations give way"),
+    drawsOn: z
+      .enum(["host", "device"])
+      .default("host")
+      .describe("device: decoding steps are recorded and enqueued ahead (cuda in bf16)"),
     dynamicSampling: z
       .boolean()
       .default(false)

@@ -61,9 +61,8 @@ function heldOutName(name: string): string {
  */
 export async function probeConversations(trainer: Trainer): Promise<readonly Trajectory[]> {
   const { config, parts, reference } = trainer;
-  const { maxTurns, discardLast, maxTurnTokens, maxTokens, temperature } = config.rollout;
   const { trajectories } = await rollout({
-    ...{ maxTurns, discardLast, maxTurnTokens, maxTokens, temperature },
+    ...config.rollout,
     policy: reference,
     chat: parts.chat,
     environment: parts.environment,

@@ -3,8 +3,9 @@ import {
   type CachedSequence,
   type ChatRenderer,
   type Completion,
-  KvCache,
+  type DrawsOn,
   type Message,
+  openCache,
   type Qwen,
   Sampler,
 } from "../models/index.js";
@@ -41,8 +42,10 @@ export interface RolloutOptions {
   readonly maxTokens: number;
   /** Tokens a page of the KV cache holds. Default 16. */
   readonly pageSize?: number;
-  /** Most bytes of KV cache; idle conversations are evicted beyond it. Default 1 GiB. */
-  readonly cacheBytes?: number;
+  /** Most memory of the KV cache; idle conversations are evicted beyond it. Default 1. */
+  readonly cacheGiB?: number;
+  /** Default "host". */
+  readonly drawsOn?: DrawsOn;
 }
 
 export interface Rollout {
@@ -67,15 +70,11 @@ export function checkLength({ config }: Qwen, { maxTokens }: Pick<RolloutOptions
  */
 export async function rollout(options: RolloutOptions): Promise<Rollout> {
   const started = performance.now();
-  const { policy, items, maxTokens, pageSize = 16, cacheBytes = 2 ** 30 } = options;
+  const { policy, items, maxTokens, pageSize, cacheGiB, drawsOn } = options;
   checkLength(policy, options);
-  const { layers, kvHeads, headDim } = policy.config;
-  const each = Math.ceil(maxTokens / pageSize);
-  const affordable = Math.floor(cacheBytes / (layers * 2 * kvHeads * headDim * 4 * pageSize));
-  const pages = Math.max(each, Math.min(items.length * each, affordable));
-  const cache = new KvCache(policy.config, { backend: policy.backend, dtype: policy.dtype, pages, pageSize });
+  const cache = openCache(policy, { sequences: items.length, tokens: maxTokens, cacheGiB, pageSize });
   try {
-    const sampler = new Sampler(policy, cache, { seed: options.seed });
+    const sampler = new Sampler(policy, cache, { seed: options.seed, drawsOn });
     const openings = sharedOpenings(sampler, items);
     const trajectories = await Promise.all(items.map((item) => converse(item, options, sampler, openings)));
     return { trajectories, drawn: sampler.drawn, seconds: (performance.now() - started) / 1000 };

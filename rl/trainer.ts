@@ -106,17 +106,17 @@ export class Trainer {
     items: readonly RolloutItem[],
     options: { split: "train" | "held_out"; step: number; temperature: number },
   ): Promise<Rollout> {
-    const { maxTurns, discardLast, maxTurnTokens, maxTokens, maxFailures } = this.config.rollout;
     const { chat, environment } = this.parts;
     const result = await rollout({
-      ...{ chat, environment, items, maxTurns, discardLast, maxTurnTokens, maxTokens },
+      ...this.config.rollout,
+      ...{ chat, environment, items },
       ...options,
       policy: this.policy.model,
       seed: this.config.seed,
       // Held-out conversations have step numbers of their own, and with them noise of their own.
       step: options.split === "train" ? options.step : options.step + HELD_OUT_STEP,
     });
-    checkFailures(result.trajectories, maxFailures);
+    checkFailures(result.trajectories, this.config.rollout.maxFailures);
     return result;
   }
 

@@ -27,10 +27,10 @@ export async function serveCommand(
   const maxTokens = numberOption("--max-tokens", options.maxTokens, { least: 1 });
   const maxSeconds = optionalNumber("--max-seconds", options.maxSeconds, { least: 0, whole: false });
   const context = optionalNumber("--context", options.context, { least: 2 });
-  const cacheBytes = 2 ** 30 * numberOption("--cache", options.cache, { least: 0, whole: false });
+  const cacheGiB = numberOption("--cache", options.cache, { least: 0, whole: false });
   checkExposure(host, apiKey);
   const { backend, model, tokenizer } = await openModel(options);
-  const engine = new Engine({ model, tokenizer, context, maxBatch, cacheBytes });
+  const engine = new Engine({ model, tokenizer, context, maxBatch, cacheGiB });
   const name = options.name ?? basename(resolve(options.model));
   const server = await startServer({ engine, model: name, host, port, apiKey, maxQueue, maxTokens, maxSeconds });
   process.stdout.write(`${name} on ${backend.name} at ${server.url}/v1; Ctrl-C ends it\n`);

@@ -83,13 +83,13 @@ async function converse(
   }
   const policy = await openPolicy({ ...config, model: { path: model } }, backend, tokenizer);
   checkLength(policy.model, config.rollout);
-  const { maxTurns, discardLast, maxTurnTokens, maxTokens } = config.rollout;
   const items = Array.from({ length: prompts * samples }, (_, i) => ({
     task: Math.floor(i / samples),
     sample: i % samples,
   }));
   const { trajectories } = await rollout({
-    ...{ environment, items, maxTurns, discardLast, maxTurnTokens, maxTokens },
+    ...config.rollout,
+    ...{ environment, items },
     policy: policy.model,
     chat: policy.chat,
     split: "held_out",

@@ -4,8 +4,8 @@ import {
   type ChatRenderer,
   type Completion,
   chatRenderer,
-  KvCache,
   type Message,
+  openCache,
   type Qwen,
   type SampleRequest,
   Sampler,
@@ -25,8 +25,8 @@ export interface EngineOptions {
   readonly context?: number;
   /** Most sequences that are drawn at once. Default 64. */
   readonly maxBatch?: number;
-  /** Most bytes of KV cache, though never less than one longest sequence takes. Default 1 GiB. */
-  readonly cacheBytes?: number;
+  /** Most memory of the KV cache in GiB, though never less than one longest sequence takes. Default 1. */
+  readonly cacheGiB?: number;
   /** Tokens a page of the KV cache holds. Default 16. */
   readonly pageSize?: number;
 }
@@ -62,7 +62,8 @@ export class Engine {
     this.maxBatch = maxBatch;
     this.#chat = newRenderer(tokenizer);
     this.stopIds = new Set([...this.#chat.stopIds, ...eosTokenIds]);
-    this.#sampler = new Sampler(model, openCache(options, context, maxBatch), { seed: SAMPLER_SEED, maxBatch });
+    const cache = openCache(model, { ...options, sequences: maxBatch, tokens: context });
+    this.#sampler = new Sampler(model, cache, { seed: SAMPLER_SEED, maxBatch });
   }
 
   /** How messages become tokens and answers messages. */
@@ -139,14 +140,4 @@ export class Engine {
 /** Answers stay in a conversation as they were drawn, also where a template would cut them. */
 function newRenderer(tokenizer: Tokenizer): ChatRenderer {
   return chatRenderer(tokenizer, { onRewrite: "keep" });
-}
-
-const bytesPerElement: Partial<Record<Qwen["dtype"], number>> = { bf16: 2, f16: 2 };
-
-function openCache({ model, cacheBytes = 2 ** 30, pageSize = 16 }: EngineOptions, context: number, maxBatch: number) {
-  const { layers, kvHeads, headDim } = model.config;
-  const pageBytes = layers * 2 * kvHeads * headDim * pageSize * (bytesPerElement[model.dtype] ?? 4);
-  const each = Math.ceil(context / pageSize);
-  const pages = Math.max(each, Math.min(maxBatch * each, Math.floor(cacheBytes / pageBytes)));
-  return new KvCache(model.config, { backend: model.backend, dtype: model.dtype, pages, pageSize });
 }

@@ -3,8 +3,17 @@
  */
 import test, { type ExecutionContext } from "ava";
 import fc from "fast-check";
-import { createCpu, findBlas, randomStream, type Sampling } from "../../lib/index.js";
-import { type CachedSequence, type Completion, KvCache, type Qwen, Sampler, score } from "../../models/index.js";
+import { findBlas, randomStream, type Sampling } from "../../lib/index.js";
+import {
+  type CachedSequence,
+  type Completion,
+  KvCache,
+  type Qwen,
+  Sampler,
+  type SamplerOptions,
+  score,
+} from "../../models/index.js";
+import { createCpuWithSlots } from "./slotKernels.js";
 import { tinyConfig, tinyModel, tinyQwen2 } from "./tiny.js";
 
 /** The members of a group open alike and share what is computed of their opening. */
@@ -47,12 +56,15 @@ const group: fc.Arbitrary<Group> = fc.record({
   sampling: fc.constantFrom<Sampling>(
     { temperature: 1 },
     { temperature: 0 },
-    { temperature: 0.7, topP: 0.9 },
-    { temperature: 1.3, topK: 12, minP: 0.02 },
+    // Numbers that f32 holds: a device has them in f32.
+    { temperature: 0.75, topP: 0.875 },
+    { temperature: 1.25, topK: 12, minP: 0.03125 },
   ),
   arrival: fc.nat(10),
   members: fc.array(fc.array(turn, { minLength: 1, maxLength: 3 }), { minLength: 1, maxLength: 4 }),
 });
+
+const oddQwen2 = { ...tinyQwen2, heads: 6, kvHeads: 3, headDim: 10, hiddenSize: 60, intermediateSize: 84 };
 
 const text = (seed: number, length: number): number[] => {
   const random = randomStream(seed, 3);
@@ -140,12 +152,8 @@ async function gather(sampler: Sampler, group: Group, task: number): Promise<Rec
   return Promise.all(members);
 }
 
-const samplerOf = (
-  model: Qwen,
-  pages: number,
-  pageSize: number,
-  limits: { maxBatchTokens?: number; maxBatch?: number } = {},
-) => new Sampler(model, new KvCache(model.config, { backend: model.backend, pages, pageSize }), { seed: 5, ...limits });
+const samplerOf = (model: Qwen, pages: number, pageSize: number, limits: Omit<SamplerOptions, "seed"> = {}) =>
+  new Sampler(model, new KvCache(model.config, { backend: model.backend, pages, pageSize }), { seed: 5, ...limits });
 
 /** What a conversation may grow to. */
 const longest = (group: Group) =>
@@ -181,12 +189,16 @@ async function checkScores(t: ExecutionContext, model: Qwen, { sampling }: Group
 }
 
 for (const blas of [findBlas("none"), findBlas()]) {
-  for (const config of [
-    tinyConfig,
-    { ...tinyQwen2, heads: 6, kvHeads: 3, headDim: 10, hiddenSize: 60, intermediateSize: 84 },
-  ]) {
-    test(`${config.architecture}, ${blas.description}: conversations that share the engine go as each does alone, and leave nothing behind`, async (t) => {
-      const model = tinyModel({ config, backend: createCpu({ poison: true, blas }) });
+  for (const [drawsOn, config] of [
+    ["host", tinyConfig],
+    ["device", tinyConfig],
+    ["host", oddQwen2],
+    ["device", oddQwen2],
+  ] as const) {
+    test(`${config.architecture}, ${blas.description}, draws on the ${drawsOn}: conversations that share the engine go as each does alone, and leave nothing behind`, async (t) => {
+      let asked = 0;
+      const delay = () => (asked++ * 7) % 5;
+      const model = tinyModel({ config, backend: createCpuWithSlots({ poison: true, blas, delay }) });
       const before = model.backend.memory();
       const property = fc.asyncProperty(
         fc.array(group, { minLength: 1, maxLength: 4 }),
@@ -196,7 +208,7 @@ for (const blas of [findBlas("none"), findBlas()]) {
         fc.constantFrom(1, 3, 64),
         async (groups, pageSize, spare, maxBatchTokens, maxBatch) => {
           const pages = Math.ceil((Math.max(...groups.map(longest)) + spare) / pageSize);
-          const sampler = samplerOf(model, pages, pageSize, { maxBatchTokens, maxBatch });
+          const sampler = samplerOf(model, pages, pageSize, { maxBatchTokens, maxBatch, drawsOn });
           const together = await Promise.all(groups.map((group, task) => gather(sampler, group, task)));
           t.is(sampler.cache.freePages, pages);
           t.is(sampler.cache.pagesPromised, 0);

@@ -1,6 +1,6 @@
 import test from "ava";
 import fc from "fast-check";
-import { createCpu, setRows, tensor } from "../../lib/index.js";
+import { createCpu, setRows, type Tensor, tensor } from "../../lib/index.js";
 import { type CachedSequence, KvCache } from "../../models/index.js";
 import { tinyConfig } from "./tiny.js";
 
@@ -60,13 +60,27 @@ const width = 2 * tinyConfig.kvHeads * tinyConfig.headDim;
 
 /** Extends a sequence by tokens that it writes as rows of the value that stands for each. */
 function write(cache: KvCache, sequence: CachedSequence, values: readonly number[]): void {
-  const { layers, rows } = cache.extend([sequence], [values.length]);
+  using rows = cache.extend([sequence], [values.length]).rows;
+  writeRows(cache, rows, values);
+}
+
+function writeRows({ layers }: KvCache, rows: Tensor, values: readonly number[]): void {
   const content = values.flatMap((value) => Array(width).fill(value));
   for (const layer of layers) {
     using written = tensor(content, { backend: layer.backend, shape: [values.length, width] });
     setRows(layer, rows, written);
   }
-  rows.dispose();
+}
+
+/** The same as a device does it that has pages for more: it writes, and says so later. */
+function writeReserved(cache: KvCache, sequence: CachedSequence, values: readonly number[], room: number): void {
+  const { length } = sequence;
+  cache.reserve([sequence], [length + room]);
+  const places = rowsOf({ ...sequence, length: length + values.length }, cache.options.pageSize).slice(length);
+  using rows = tensor(places, { backend: cache.options.backend, dtype: "i32" });
+  writeRows(cache, rows, values);
+  for (const end of values.keys()) cache.advance(sequence, length + end + 1);
+  cache.trim(sequence);
 }
 
 /** The values of a sequence's tokens as every layer has them. */
@@ -84,7 +98,7 @@ async function read(cache: KvCache, sequence: CachedSequence): Promise<number[][
 
 test("whatever sequences do, every token stays what it was, and no page is lost or held in vain", async (t) => {
   const action = fc.record({
-    kind: fc.constantFrom("open", "extend", "extend", "extend", "fork", "fork", "evict", "close"),
+    kind: fc.constantFrom("open", "extend", "extend", "reserve", "fork", "fork", "evict", "close"),
     which: fc.nat(9),
     count: fc.integer({ min: 1, max: 9 }),
   });
@@ -113,8 +127,10 @@ test("whatever sequences do, every token stays what it was, and no page is lost 
           const before = cache.freePages;
           const needed = cache.pagesNeeded(sequence, count);
           const values = Array.from({ length: count }, () => ++value);
-          write(cache, sequence, values);
-          t.is(cache.freePages, before - needed);
+          if (kind === "reserve") values.length = which % count;
+          if (kind === "reserve") writeReserved(cache, sequence, values, count);
+          else write(cache, sequence, values);
+          if (kind === "extend") t.is(cache.freePages, before - needed);
           open.get(sequence)!.push(...values);
         }
         // Room that was promised to one sequence is enough whatever others do, its forks among them.
@@ -158,6 +174,46 @@ test("a fork shares the pages there are, and takes one of its own when it writes
   t.throws(() => cache.fork(source), { message: /this sequence was closed/ });
   t.throws(() => cache.fork(forks[0], 8), { message: /fork of 8 tokens, where 7 are cached/ });
   t.throws(() => cache.extend([source], [1]), { message: /this sequence was closed/ });
+});
+
+test("pages are reserved for what a device will write, and those that it did not fill go back", (t) => {
+  const cache = cacheOf(4, 4);
+  const sequence = cache.open();
+  cache.extend([sequence], [3]);
+  sequence.target = 14;
+  cache.reserve([sequence], [14]);
+  t.deepEqual([sequence.length, cache.freePages, cache.pagesPromised], [3, 0, 0]);
+  cache.advance(sequence, 5);
+  t.throws(() => cache.advance(sequence, 4), { message: /advance to 4 tokens from 5, with pages for 16/ });
+  t.throws(() => cache.advance(sequence, 17), { message: /advance to 17 tokens from 5/ });
+  cache.trim(sequence);
+  t.deepEqual([sequence.length, sequence.pages.length, cache.freePages], [5, 2, 2]);
+  t.throws(() => cache.reserve([sequence], [17]), { message: /3 pages wanted and 2 of 4 free/ });
+  t.deepEqual([sequence.pages.length, cache.freePages], [2, 2]);
+});
+
+test("whoever depends on what the cache holds is told once when it is dropped", (t) => {
+  const backend = createCpu();
+  const cache = cacheOf(4, 4, backend);
+  let dropped = 0;
+  const drops = (drop: () => void) => {
+    dropped = 0;
+    cache.whenDropped(() => dropped++);
+    drop();
+    drop();
+    return dropped;
+  };
+  const weight = tensor([1, 2], { backend });
+  t.is(
+    drops(() => cache.useWeights(new Map([["w", weight]]))),
+    1,
+  );
+  for (const drop of ["reset", "release", "dispose"] as const)
+    t.is(
+      drops(() => cache[drop]()),
+      1,
+      drop,
+    );
 });
 
 test("sequences are listed from the least to the most recently extended", (t) => {

@@ -2,7 +2,7 @@ import test from "ava";
 import fc from "fast-check";
 import { createCpu } from "../../lib/index.js";
 import { KvCache, Sampler } from "../../models/index.js";
-import { admit, planStep, type Workload } from "../../models/schedule.js";
+import { admit, planStep, promptBudget, type Workload } from "../../models/schedule.js";
 import { tinyConfig, tinyModel } from "./tiny.js";
 
 const tasks = (...pending: number[]) => pending.map((tokens, served) => ({ pending: tokens, served }));
@@ -21,6 +21,10 @@ test("prompts keep a quarter of the tokens where many decode; then the least rec
   const decoding = tasks(...Array<number>(10).fill(1));
   t.deepEqual(counts([...decoding, { pending: 9, served: 0 }], 8), [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 2]);
   t.deepEqual(counts([...decoding.toReversed(), { pending: 9, served: 0 }], 8).indexOf(1), 4);
+});
+
+test("beside steps that decode, prompts go in passes of a quarter", (t) => {
+  t.deepEqual([promptBudget(8, 0), promptBudget(8, 1), promptBudget(8, 99), promptBudget(1, 1)], [8, 2, 2, 1]);
 });
 
 test("a plan keeps to its budget and uses it; nobody gets more than is pending", (t) => {

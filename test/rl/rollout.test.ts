@@ -207,7 +207,7 @@ function withoutLogprobs(trajectories: readonly Trajectory[]) {
 
 test("a cache too small for all conversations at once makes them wait, not differ", async (t) => {
   const bytesOfOne = 60 * 2 * 8 * 4;
-  const [roomy, tight] = [await talk(), await talk({ cacheBytes: 1.5 * bytesOfOne })];
+  const [roomy, tight] = [await talk(), await talk({ cacheGiB: (1.5 * bytesOfOne) / 2 ** 30 })];
   t.deepEqual(withoutLogprobs(tight), withoutLogprobs(roomy));
 });
 
@@ -225,7 +225,7 @@ test("the samples of a task share what is computed of their opening, and say wha
   const drawn = shared.reduce((sum, { turns: [{ start, end }] }) => sum + end - start, 0);
   // All but the last token once a task, the last one in each sample; what is drawn last is not computed.
   t.is(computed, 3 * (opening - 1) + 6 + drawn - 6);
-  for (const options of [{}, { cacheBytes: 60 * 2 * 8 * 4 }]) {
+  for (const options of [{}, { cacheGiB: (60 * 2 * 8 * 4) / 2 ** 30 }]) {
     const together = await talk({ ...once, maxTurns: 3, ...options });
     const apart = await Promise.all(items.map((item) => talk({ ...once, maxTurns: 3, items: [item] })));
     t.deepEqual(together, apart.flat());

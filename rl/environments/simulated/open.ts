@@ -112,5 +112,5 @@ async function openEngine(
   if (!backend.dtypes.has(dtype)) throw new InputError(`${path}: ${backend.name} does not hold ${dtype}; use f32`);
   const tokenizer = await loadTokenizer(path);
   const model = await loadQwen(path, { backend, dtype });
-  return new Engine({ model, tokenizer, context, maxBatch, cacheBytes: cacheGiB * 2 ** 30 });
+  return new Engine({ model, tokenizer, context, maxBatch, cacheGiB });
 }

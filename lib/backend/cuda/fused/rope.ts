@@ -9,7 +9,6 @@ interface Table {
   /** Addresses of [positions, headDim / 2] in f32. */
   readonly cos: number;
   readonly sin: number;
-  release(): void;
 }
 
 /** Heads of a token that one thread turns by the same angles. */
@@ -37,7 +36,6 @@ export function ropeTables(device: CudaDevice): RopeTables {
       positions,
       cos: block.address,
       sin: block.address + bytes,
-      release: () => device.giveBytes(block),
     };
   };
   return (rotation) => {
@@ -45,7 +43,7 @@ export function ropeTables(device: CudaDevice): RopeTables {
     const needed = rotation.maxPositions ?? DEFAULT_POSITIONS;
     const known = tables.get(key);
     if (known && known.positions >= needed) return known;
-    known?.release();
+    // The one before stays: recordings (graph.ts) know its address.
     const table = makeTable(rotation, needed);
     tables.set(key, table);
     return table;
