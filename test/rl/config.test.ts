@@ -23,7 +23,7 @@ for (const recipe of recipes) {
 
 test("what a file does not say has a default", async (t) => {
   const { policy, credit, seed, advantage, control } = await tinyTraining(t);
-  t.deepEqual([seed, control, credit.method, advantage.form], [0, "none", "norm_itpo", "turn_index"]);
+  t.deepEqual([seed, control, credit.method, advantage.estimator], [0, "none", "norm_itpo", "rloo"]);
   t.like(policy, { clipLow: 0.2, clipHigh: 0.2, dualClip: 3, gradClip: 1, aggregation: "token-mean", lr: 1e-3 });
 });
 

@@ -21,7 +21,7 @@ export type AdvantageEstimator =
 export interface AdvantageOptions {
   /** Default `rloo`. */
   readonly estimator?: AdvantageEstimator;
-  /** Form of `rloo`. Default `turn_index`. */
+  /** Form of `rloo`; see `RlooOptions`. */
   readonly form?: RlooForm;
   /** Default: the estimator's own. */
   readonly normalise?: Normalisation;

@@ -31,7 +31,7 @@ import { countTokens, type TokenRange } from "../turns.js";
 export type RlooForm = "turn_index" | "row_total" | "share" | "advantage_share" | "reference";
 
 export interface RlooOptions {
-  /** Default `turn_index`. */
+  /** Default `advantage_share` where credit divides the outcome by weights, else `turn_index`. */
   readonly form?: RlooForm;
   /** Default `rms`; the reference implementation whitens. */
   readonly normalise?: Normalisation;
@@ -125,7 +125,7 @@ export const rlooForms = Object.keys(forms) as RlooForm[];
 export function rloo(
   rows: readonly RewardRow[],
   rewards: Rewards,
-  { form = "turn_index", normalise = "rms" }: RlooOptions = {},
+  { form = rewards.weights ? "advantage_share" : "turn_index", normalise = "rms" }: RlooOptions = {},
 ): Advantages {
   const { groups, advantages, returns, counts } = gather(rows, rewards);
   let unpairedTurns = 0;

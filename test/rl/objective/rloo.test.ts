@@ -113,6 +113,13 @@ test("advantage_share is exactly 0 where outcomes are equal, whatever the turns 
   }
 });
 
+test("the form is advantage_share where credit divides the outcome by weights, else turn_index", (t) => {
+  for (const method of creditMethods) {
+    const form = ["norm_itpo", "uniform", "dirichlet", "judge"].includes(method) ? "advantage_share" : "turn_index";
+    near(t, run(f1, { method }).advantages, run(f1, { method }, { form }).advantages, 0, method);
+  }
+});
+
 test("advantage_share averages over a row's turns to the leave-one-out of the shared outcome", (t) => {
   const rows = f1.map((r) => ({ ...r, group: 0 }));
   const mean = (values: readonly number[]) => values.reduce((a, b) => a + b) / values.length;
