@@ -55,7 +55,7 @@ function boxes(device: CudaDevice, address: number, rows: number, columns: numbe
 }
 
 /** Blocks of some tiles of 16 outputs each, for weights of `width` columns; `norm`: whether the kernel normalizes x. */
-function division(tiles: number, tilesOfBlock: number, width: number, norm: boolean) {
+export function division(tiles: number, tilesOfBlock: number, width: number, norm: boolean) {
   const TILES = Math.min(tilesOfBlock, MOST_TILES);
   const BOXES = TILES === 1 ? 4 : TILES === 2 ? 2 : 1;
   const stage = 2 * BOX * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
@@ -110,13 +110,13 @@ export function fewRowsKernels(
       const fn = device.kernels.get(
         "fewRowsHopper",
         "few_rows_qkv",
-        "sppfppppipppiiii",
+        "sppfppppipppiiiii",
         { ...defines, HEAD_DIM: headDim },
         launch.shared,
       );
       const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
       const sources = [weights, at(x), at(norm), eps, bias ? at(bias) : 0, at(positions), cos, sin, known];
-      const args = [...sources, at(places), whole(y), at(cache), rows, heads, kvHeads, width];
+      const args = [...sources, at(places), whole(y), at(cache), cache.shape[0], rows, heads, kvHeads, width];
       device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
       return y;
     },

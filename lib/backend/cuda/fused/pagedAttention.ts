@@ -139,6 +139,13 @@ export function pagedAttentionKernel(
 
     slotAttention(x, cache, { table, chunks, work, pageSize }, layout) {
       const [slots] = table.shape;
+      const { mma, rows } = variantOf(x, layout);
+      const [group, most] = [layout.heads / layout.kvHeads, mma ? FEW_ROWS : rows];
+      if (group > most) {
+        throw new Error(
+          `slotAttention: ${group} query heads share a key head; decoding on cuda is made for up to ${most}`,
+        );
+      }
       const y = empty(x.storage.dtype, slots * layout.heads * layout.headDim, "pagedAttention");
       const many = chunks > 1;
       const plan = { whole: 0, chunks: slots * chunks, merges: many ? slots : 0, slots: many ? slots * chunks : 0 };
