@@ -10,7 +10,12 @@ const CHUNK = 512;
 const FEW_ROWS = 16;
 const FEW = 64;
 /** Compute capabilities with room for four pieces in flight in a block's shared memory. */
-const DEEP = new Set([80, 87, 90, 100, 103]);
+export const DEEP = new Set([80, 87, 90, 100, 103]);
+
+/** Shared memory of paged_mma_chunk: q, keys and values on their way, probabilities with statistics, cache rows. */
+export function chunkBytes(headDim: number, stages: number): number {
+  return (FEW_ROWS + stages * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
+}
 
 /** How many items of each kind an uploaded plan has. */
 interface Plan {
@@ -94,7 +99,7 @@ export function pagedAttentionKernel(
       }
       if (mma && plan.chunks > 0) {
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
-        const bytes = (FEW_ROWS + STAGES * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
+        const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
         run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, overlaps);
       }
