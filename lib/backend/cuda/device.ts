@@ -138,21 +138,21 @@ export class CudaDevice {
 
   /** Device memory of `bytes`; `label` says in an out-of-memory report what it is for. */
   takeBytes(bytes: number, label: string): Block {
-    const block = this.tryTakeBytes(bytes, label);
+    let block = this.tryTakeBytes(bytes, label);
+    if (!block && !this.recording) {
+      this.trim();
+      block = this.tryTakeBytes(bytes, label);
+    }
     if (!block) throw new Error(this.#outOfMemory(bytes, label));
     return block;
   }
 
-  /** The same, or nothing where the device is full. Waits for the device before it gives up, unless work is being recorded. */
+  /** The same, or nothing where the device is full or in pieces: nothing waits, and none of what is held goes back. */
   tryTakeBytes(bytes: number, label: string): Block | undefined {
     const again = this.#recorded?.findIndex((block) => block.bytes >= bytes && block.bytes <= 2 * bytes + 512) ?? -1;
     if (again >= 0) return this.#recorded!.splice(again, 1)[0];
     const heap = bytes <= SMALL_BYTES ? this.#small : this.#large;
-    let block = heap.allocate(bytes, label);
-    if (!block && !this.recording) {
-      this.trim();
-      block = heap.allocate(bytes, label);
-    }
+    const block = heap.allocate(bytes, label);
     if (!block) return undefined;
     this.#bytes += block.bytes;
     this.#buffers++;
