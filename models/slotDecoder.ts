@@ -64,7 +64,7 @@ export interface StepResult {
 
 type State = Readonly<
   Record<
-    | ("tokens" | "positions" | "rows" | "lengths" | "remaining" | "stops" | "table" | "topK" | "site" | "draws")
+    | ("tokens" | "positions" | "rows" | "lengths" | "remaining" | "stops" | "table" | "topK" | "site")
     | ("temperature" | "topP" | "minP"),
     Tensor
   >
@@ -104,7 +104,7 @@ export class SlotDecoder {
     this.#state = outsideArenas(() => ({
       ...{ tokens: none(), positions: make("i32"), rows: none(), lengths: make("i32") },
       ...{ remaining: make("i32"), stops: make("i32", MOST_STOPS), table: make("i32", this.#pages) },
-      ...{ topK: make("i32"), site: make("i32", 3), draws: make("i32") },
+      ...{ topK: make("i32"), site: make("i32", 3) },
       ...{ temperature: make("f32"), topP: make("f32"), minP: make("f32") },
     }));
   }
@@ -119,6 +119,10 @@ export class SlotDecoder {
       );
     }
     const { position, site } = start;
+    const [room, needed] = [start.pages.length * pageSize, position + start.maxTokens];
+    if (!(start.maxTokens >= 1 && needed <= room)) {
+      throw new Error(`decode: ${start.maxTokens} tokens from position ${position} on, and pages for ${room} in all`);
+    }
     if (!(site.sample < 2 ** 16 && site.turn < 2 ** 16)) {
       throw new Error(`decode: sample ${site.sample}, turn ${site.turn} must be < 65536`);
     }

@@ -8,14 +8,19 @@ export function fusedWidth({ heads, kvHeads, headDim }: HeadLayout): number {
   return (heads + 2 * kvHeads) * headDim;
 }
 
-/** Throws unless x is [tokens, (heads + 2·kvHeads)·headDim] for a layout in which query heads share k and v evenly. */
-export function checkFused(op: string, x: Tensor, layout: HeadLayout): void {
-  const { heads, kvHeads, headDim } = layout;
+/** Throws unless query heads share k and v evenly and their dimensions pair. */
+export function checkLayout(op: string, { heads, kvHeads, headDim }: HeadLayout): void {
   if (heads % kvHeads !== 0 || headDim % 2 !== 0) {
     throw new Error(
       `${op}: ${heads} heads over ${kvHeads} of headDim ${headDim}; heads must divide evenly, headDim be even`,
     );
   }
+}
+
+/** Throws unless x is [tokens, (heads + 2·kvHeads)·headDim] for a layout in which query heads share k and v evenly. */
+export function checkFused(op: string, x: Tensor, layout: HeadLayout): void {
+  const { heads, kvHeads, headDim } = layout;
+  checkLayout(op, layout);
   if (x.rank !== 2 || x.shape[1] !== fusedWidth(layout)) {
     throw new Error(`${op}: x ${show(x.shape)} is not [tokens, (${heads} + 2·${kvHeads})·${headDim}]`);
   }

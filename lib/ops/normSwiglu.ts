@@ -1,3 +1,4 @@
+import { sameShape, show } from "../shape.js";
 import { alive, fresh, type Tensor } from "../tensor.js";
 import { fusedKernels } from "./fused.js";
 import { linear } from "./linear.js";
@@ -10,9 +11,13 @@ import { swiglu } from "./swiglu.js";
  */
 export function normSwiglu(x: Tensor, norm: Tensor, eps: number, weight: Tensor): Tensor {
   alive("normSwiglu", x, norm, weight);
-  const fits = x.rank === 2 && norm.size === x.shape[1] && weight.rank === 2 && weight.shape[1] === x.shape[1];
-  const sameType = norm.dtype === x.dtype && weight.dtype === x.dtype;
-  const y = fits && sameType ? fusedKernels(x, "normSwiglu")?.normSwiglu(x, norm, eps, weight) : undefined;
+  const [, width] = x.shape;
+  const fits = x.rank === 2 && sameShape(norm.shape, [width]) && weight.rank === 2 && weight.shape[1] === width;
+  if (!fits || weight.shape[0] % 2 !== 0 || [norm, weight].some(({ dtype }) => dtype !== x.dtype)) {
+    const said = Object.entries({ x, norm, weight }).map(([name, t]) => `${name} ${t.dtype} ${show(t.shape)}`);
+    throw new Error(`normSwiglu: ${said.join(", ")}; it needs [rows, in], [in], [2·width, in] of one dtype`);
+  }
+  const y = fusedKernels(x, "normSwiglu")?.normSwiglu(x, norm, eps, weight);
   return y ? fresh(y, [x.shape[0], weight.shape[0] / 2]) : normSwigluComposed(x, norm, eps, weight);
 }
 

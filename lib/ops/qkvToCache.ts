@@ -1,6 +1,8 @@
 import type { Rotation } from "../backend/backend.js";
+import { sameShape, show } from "../shape.js";
 import { alive, fresh, type Tensor } from "../tensor.js";
 import { fusedKernels } from "./fused.js";
+import { checkLayout, fusedWidth } from "./heads.js";
 import { linear } from "./linear.js";
 import { qkNorm } from "./qkNorm.js";
 import { rmsNorm } from "./rmsNorm.js";
@@ -39,11 +41,10 @@ export function qkvToCache(
 ): Tensor {
   const { norm, eps, weight, bias, headNorms } = weights;
   alive("qkvToCache", x, norm, weight, positions, rows, cache, ...(bias ? [bias] : []));
-  const sameType = [norm, weight, cache, ...(bias ? [bias] : [])].every(({ dtype }) => dtype === x.dtype);
-  const width = (rotation.heads + 2 * rotation.kvHeads) * rotation.headDim;
-  const fits = x.rank === 2 && norm.size === x.shape[1] && weight.shape[0] === width && weight.shape[1] === x.shape[1];
-  const placed = [positions, rows].every(({ size, dtype }) => size === x.shape[0] && dtype === "i32");
-  if (!headNorms && fits && sameType && placed) {
+  checkLayout("qkvToCache", rotation);
+  checkShapes({ x, norm, weight, bias, cache }, { positions, rows }, rotation);
+  const width = fusedWidth(rotation);
+  if (!headNorms) {
     const kernels = fusedKernels(x, "qkvToCache");
     const y = kernels?.qkvToCache(x, { norm, eps, weight, bias }, { positions, rows }, rotation, cache);
     if (y) {
@@ -52,6 +53,32 @@ export function qkvToCache(
     }
   }
   return qkvToCacheComposed(x, weights, { positions, rows }, rotation, cache);
+}
+
+/** Throws unless all fit together; the rows themselves are checked where they are written. */
+function checkShapes(
+  { bias, ...given }: Readonly<Record<"x" | "norm" | "weight" | "cache", Tensor>> & { readonly bias?: Tensor },
+  placement: Placement,
+  rotation: Rotation,
+): void {
+  const { x, norm, weight, cache } = given;
+  const [tokens, inputs] = x.shape;
+  const width = fusedWidth(rotation);
+  const fits =
+    x.rank === 2 &&
+    sameShape(norm.shape, [inputs]) &&
+    sameShape(weight.shape, [width, inputs]) &&
+    (!bias || sameShape(bias.shape, [width])) &&
+    cache.rank === 2 &&
+    cache.shape[1] === 2 * rotation.kvHeads * rotation.headDim &&
+    Object.values(placement).every(({ shape, dtype }) => sameShape(shape, [tokens]) && dtype === "i32");
+  const terms = { ...given, ...(bias && { bias }) };
+  if (fits && Object.values(terms).every(({ dtype }) => dtype === x.dtype)) return;
+  const said = Object.entries({ ...terms, ...placement }).map(([name, t]) => `${name} ${t.dtype} ${show(t.shape)}`);
+  throw new Error(
+    `qkvToCache: ${said.join(", ")}; it needs [tokens, in], [in], [width, in], bias [width] of one dtype, the cache ` +
+      `[rows, 2·kvHeads·headDim], positions and rows i32 [tokens], where width is ${width}`,
+  );
 }
 
 export function qkvToCacheComposed(

@@ -20,9 +20,11 @@ export function planSlots(x: Tensor, slots: PagedSlots, layout: HeadLayout): voi
 export function slotAttention(x: Tensor, cache: Tensor, slots: PagedSlots, layout: HeadLayout): Tensor {
   alive("slotAttention", x, cache);
   checkFused("slotAttention", x, layout);
-  if (x.shape[0] !== slots.table.shape[0] || cache.dtype !== x.dtype) {
+  const fits = cache.rank === 2 && cache.shape[1] === 2 * layout.kvHeads * layout.headDim && cache.dtype === x.dtype;
+  if (x.shape[0] !== slots.table.shape[0] || !fits) {
     throw new Error(
-      `slotAttention: x ${x.dtype} ${show(x.shape)}, cache ${cache.dtype}, ${slots.table.shape[0]} slots`,
+      `slotAttention: x ${x.dtype} ${show(x.shape)}, cache ${cache.dtype} ${show(cache.shape)}, ` +
+        `${slots.table.shape[0]} slots; it needs a row of x a slot and a cache [rows, 2·kvHeads·headDim] of x's dtype`,
     );
   }
   const y = kernel(x, "slotAttention")(x, cache, slots, layout);

@@ -1,8 +1,9 @@
-import type { ExecutionContext } from "ava";
+import test, { type ExecutionContext } from "ava";
 import { Arena, type Backend, noGrad, noiseKey, sampleGumbel, seedKey, tensor } from "../../lib/index.js";
 import { initializeParameters, KvCache, pack, Qwen, type QwenConfig, SlotDecoder } from "../../models/index.js";
 import { cudaTest, openCuda } from "../lib/backend/cuda/support.js";
-import { tinyQwen2 } from "./tiny.js";
+import { createCpuWithSlots } from "./slotKernels.js";
+import { tinyModel, tinyQwen2 } from "./tiny.js";
 
 const config: QwenConfig = {
   ...tinyQwen2,
@@ -175,4 +176,25 @@ cudaTest("decoding: the host draws the same tokens from the same logits", async 
     return sampleGumbel(values, at * config.vocabSize, config.vocabSize, 1, key);
   });
   t.deepEqual(ids, expected);
+});
+
+test("what a slot cannot hold is refused: stop ids, pages, tokens beyond the pages, and names of noise", (t) => {
+  const backend = createCpuWithSlots();
+  const model = tinyModel({ backend });
+  const cache = new KvCache(model.config, { backend, pages: 8, pageSize: 4 });
+  const decoder = new SlotDecoder(model, cache, { slots: 2, key: KEY });
+  const start = {
+    ...{ token: 5, position: 5, pages: [0, 1], temperature: 1, topP: 1, minP: 0, topK: 0, stopIds: [2], maxTokens: 3 },
+    site: { step: 0, task: 0, sample: 0, turn: 0 },
+  };
+  t.notThrows(() => decoder.start(0, start));
+  for (const [change, says] of [
+    [{ stopIds: [1, 2, 3, 4, 5, 6, 7, 8, 9] }, /9 stop ids .*at most 8/],
+    [{ pages: [0, 1, 2, 3, 4, 5, 6, 7, 0] }, /9 pages/],
+    [{ maxTokens: 4 }, /4 tokens from position 5 on, and pages for 8/],
+    [{ maxTokens: 0 }, /0 tokens/],
+    [{ site: { ...start.site, turn: 65536 } }, /turn 65536/],
+  ] as const) {
+    t.throws(() => decoder.start(0, { ...start, ...change }), { message: says });
+  }
 });

@@ -51,6 +51,8 @@ const [PREFER_WORKSPACE, PREFER_REDUCTION, PREFER_ALIGNMENT_A] = [1, 3, 5];
 /** Bytes of cublasLtMatmulHeuristicResult_t, which begins with a cublasLtMatmulAlgo_t. */
 const RESULT_BYTES = 96;
 const ALGORITHM_BYTES = 64;
+/** Where in that the bytes stand that the algorithm works in. */
+const RESULT_WORKSPACE = 64;
 const WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Packed batches come in ever new sizes: beyond so many the plan made first is forgotten. */
 const MOST_PLANS = 4096;
@@ -266,7 +268,9 @@ export class CublasLt {
   }
 
   #takes(desc: number, operands: Operands, algo: Uint8Array): boolean {
-    return this.#check(this.#handle, desc, ...operands, algo, new Uint8Array(RESULT_BYTES)) === 0;
+    const result = new Uint8Array(RESULT_BYTES);
+    if (this.#check(this.#handle, desc, ...operands, algo, result) !== 0) return false;
+    return new DataView(result.buffer).getBigUint64(RESULT_WORKSPACE, true) <= WORKSPACE_BYTES;
   }
 
   /** The algorithm that the heuristic ranks first; for a few rows that for FEW_ROWS of them, where it does. */

@@ -17,7 +17,10 @@ export interface Launch {
   readonly block: number;
   /** Bytes of dynamic shared memory. */
   readonly shared?: number;
-  /** The kernel may begin while the one before it ends: it waits by itself (griddepcontrol.wait). From sm_90 on. */
+  /**
+   * The kernel may begin while the one before it ends: it waits by itself (griddepcontrol.wait), and reads nothing before that
+   * which a kernel of ours with this attribute writes. From sm_90 on.
+   */
   readonly overlaps?: boolean;
   /** Bytes moved and operations done, for `DEBUG=2`. */
   readonly bytes?: number;
@@ -90,6 +93,8 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
+  /** The last kernel is a library's, which may let the next one begin before what it wrote, a weight for instance, is there. */
+  #behindLibrary = false;
   /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
   #recorded: Block[] | undefined;
 
@@ -133,21 +138,21 @@ export class CudaDevice {
 
   /** Device memory of `bytes`; `label` says in an out-of-memory report what it is for. */
   takeBytes(bytes: number, label: string): Block {
-    const block = this.tryTakeBytes(bytes, label);
+    let block = this.tryTakeBytes(bytes, label);
+    if (!block && !this.recording) {
+      this.trim();
+      block = this.tryTakeBytes(bytes, label);
+    }
     if (!block) throw new Error(this.#outOfMemory(bytes, label));
     return block;
   }
 
-  /** The same, or nothing where the device is full. */
+  /** The same, or nothing where the device is full or in pieces: nothing waits, and none of what is held goes back. */
   tryTakeBytes(bytes: number, label: string): Block | undefined {
     const again = this.#recorded?.findIndex((block) => block.bytes >= bytes && block.bytes <= 2 * bytes + 512) ?? -1;
     if (again >= 0) return this.#recorded!.splice(again, 1)[0];
     const heap = bytes <= SMALL_BYTES ? this.#small : this.#large;
-    let block = heap.allocate(bytes, label);
-    if (!block) {
-      this.trim();
-      block = heap.allocate(bytes, label);
-    }
+    const block = heap.allocate(bytes, label);
     if (!block) return undefined;
     this.#bytes += block.bytes;
     this.#buffers++;
@@ -172,17 +177,20 @@ export class CudaDevice {
 
   /**
    * Runs `enqueue`, which is being recorded, and returns the memory that it gave back: only later launches of the same
-   * recording may use that, until it is given back for good.
+   * recording may use that, until it is given back for good. After an error that is done here.
    */
   whileRecording(enqueue: () => void): Block[] {
     const blocks: Block[] = [];
     this.#recorded = blocks;
     try {
       enqueue();
-      return blocks;
-    } finally {
+    } catch (error) {
       this.#recorded = undefined;
+      for (const block of blocks) this.giveBytes(block);
+      throw error;
     }
+    this.#recorded = undefined;
+    return blocks;
   }
 
   /** A new storage with undefined contents. */
@@ -206,9 +214,11 @@ export class CudaDevice {
     if (x === 0 || y === 0 || z === 0) return;
     const parameters = this.#pack(kernel, args);
     const { driver, stream } = this;
-    const elapsed = this.debug >= 2 ? this.#startTimer() : undefined;
+    const elapsed = this.#timer();
     const shared = launch.shared ?? 0;
-    const status = launch.overlaps
+    const overlaps = launch.overlaps && !this.#behindLibrary;
+    this.#behindLibrary = false;
+    const status = overlaps
       ? driver.launchKernelEx(
           this.#overlapping.with(x, y, z, launch.block, shared, stream),
           kernel.handle,
@@ -228,13 +238,14 @@ export class CudaDevice {
   ran(name: string): void {
     this.launches++;
     if (this.#recent.push(name) > REMEMBERED) this.#recent.shift();
-    if (this.#waits) this.synchronize(name);
+    if (this.#waits && !this.recording) this.synchronize(name);
   }
 
-  /** With `DEBUG=2` times what `enqueue` enqueues and prints it. */
+  /** Enqueues a library's work, under a name for error messages; with `DEBUG=2` times and prints it. */
   timed(name: string, work: Pick<Launch, "bytes" | "flops">, enqueue: () => void): void {
-    const elapsed = this.debug >= 2 ? this.#startTimer() : undefined;
+    const elapsed = this.#timer();
     enqueue();
+    this.#behindLibrary = true;
     this.ran(name);
     if (elapsed) printTime(name, elapsed(), work);
   }
@@ -418,6 +429,11 @@ export class CudaDevice {
       this.#idleEvents.push(event);
       this.#pinned.give(buffer);
     }
+  }
+
+  /** With `DEBUG=2` a timer; what is only recorded takes no time, and cannot be waited for. */
+  #timer(): (() => number) | undefined {
+    return this.debug >= 2 && !this.recording ? this.#startTimer() : undefined;
   }
 
   /** Gives a function that waits for the device and says how many milliseconds it took for what was enqueued in between. */

@@ -38,11 +38,14 @@ export function kernelSource(name: string): string {
 export class KernelLibrary {
   readonly #modules = new Map<string, number>();
   readonly #kernels = new Map<string, Kernel>();
+  readonly #allowShared: (handle: number, bytes: number) => void;
 
   constructor(
     private readonly driver: Driver,
     private readonly architecture: string,
-  ) {}
+  ) {
+    this.#allowShared = sharedMemoryLimits(driver);
+  }
 
   /**
    * The kernel `entry` of `kernels/FILE.cu` compiled with `defines`, from memory, disk or compiled now. `sharedBytes`:
@@ -107,7 +110,7 @@ export class KernelLibrary {
 
   #bind(module: number, entry: string, signature: string, sharedBytes: number): Kernel {
     const handle = out64((result) => this.driver.moduleGetFunction(result, module, entry));
-    if (sharedBytes > DEFAULT_SHARED_BYTES) this.driver.funcSetAttribute(handle, MAX_DYNAMIC_SHARED_BYTES, sharedBytes);
+    this.#allowShared(handle, sharedBytes);
     return { name: entry, handle, signature };
   }
 }
@@ -115,6 +118,16 @@ export class KernelLibrary {
 const DEFAULT_SHARED_BYTES = 48 * 1024;
 // CUfunction_attribute
 const MAX_DYNAMIC_SHARED_BYTES = 8;
+
+/** Allows functions (by their handles) some dynamic shared memory. What one was allowed before stays, if it is more. */
+export function sharedMemoryLimits(driver: Pick<Driver, "funcSetAttribute">): (handle: number, bytes: number) => void {
+  const allowed = new Map<number, number>();
+  return (handle, bytes) => {
+    if (bytes <= (allowed.get(handle) ?? DEFAULT_SHARED_BYTES)) return;
+    driver.funcSetAttribute(handle, MAX_DYNAMIC_SHARED_BYTES, bytes);
+    allowed.set(handle, bytes);
+  };
+}
 
 function keyOf(file: string, defines: Defines): string {
   return `${file} ${JSON.stringify(defines)}`;

@@ -5,12 +5,16 @@ import {
   fromHost,
   linear,
   linearLogprob,
+  normSwiglu,
   pagedAttention,
   qkNorm,
+  qkvToCache,
   rmsNorm,
   rope,
   type Shape,
+  sampleLogits,
   setRows,
+  slotAttention,
   swiglu,
   tensor,
   where,
@@ -25,7 +29,15 @@ const i32 = (...shape: Shape) => zeros(shape, { backend, dtype: "i32" });
 const index = (...values: number[]) => tensor(values, { backend, dtype: "i32" });
 const layout = { heads: 2, kvHeads: 1, headDim: 4 };
 const rotation = { ...layout, theta: 1e4 };
+const placement = { positions: i32(2), rows: i32(2) };
+const weights = { norm: f32(3), eps: 1e-6, weight: f32(16, 3) };
 const context = { offsets: Int32Array.of(0, 2), lengths: Int32Array.of(3), pages: [[0]], pageSize: 4 };
+
+const slots = { lengths: i32(2), table: i32(2, 1), chunks: 1, work: i32(32), pageSize: 4 };
+const draws = {
+  ...{ temperature: f32(2), topP: f32(2), minP: f32(2), topK: i32(2), positions: i32(2) },
+  key: [1, 2] as const,
+};
 
 /** What was called, and what its message has to say: the operation, what it was given, what it needs. */
 const mistakes: [name: string, call: () => unknown, ...says: string[]][] = [
@@ -89,6 +101,64 @@ const mistakes: [name: string, call: () => unknown, ...says: string[]][] = [
     () => pagedAttention(f32(2, 16), f32(4, 8), { ...context, pages: [[1]] }, layout),
     "pagedAttention",
     "page 1",
+  ],
+  [
+    "an MLP's norm of another width",
+    () => normSwiglu(f32(2, 3), f32(4), 1e-6, f32(8, 3)),
+    ...["normSwiglu", "x f32 [2, 3]", "norm f32 [4]", "[2·width, in]"],
+  ],
+  ["an odd number of gates and ups", () => normSwiglu(f32(2, 3), f32(3), 1e-6, f32(7, 3)), "normSwiglu", "[7, 3]"],
+  ["an MLP of two dtypes", () => normSwiglu(f32(2, 3), f32(3), 1e-6, bf16(8, 3)), "normSwiglu", "weight bf16 [8, 3]"],
+  [
+    "a projection of other heads",
+    () => qkvToCache(f32(2, 3), { ...weights, weight: f32(12, 3) }, placement, rotation, f32(4, 8)),
+    ...["qkvToCache", "weight f32 [12, 3]", "width is 16"],
+  ],
+  [
+    "a cache of other heads",
+    () => qkvToCache(f32(2, 3), weights, placement, rotation, f32(4, 16)),
+    ...["qkvToCache", "cache f32 [4, 16]", "2·kvHeads·headDim"],
+  ],
+  [
+    "a bias of another dtype",
+    () => qkvToCache(f32(2, 3), { ...weights, bias: bf16(16) }, placement, rotation, f32(4, 8)),
+    ...["qkvToCache", "bias bf16 [16]", "one dtype"],
+  ],
+  [
+    "a place for one token of two",
+    () => qkvToCache(f32(2, 3), weights, { ...placement, rows: i32(1) }, rotation, f32(4, 8)),
+    ...["qkvToCache", "rows i32 [1]", "i32 [tokens]"],
+  ],
+  [
+    "a row outside the cache",
+    () => qkvToCache(f32(2, 3), weights, { ...placement, rows: index(0, 4) }, rotation, f32(4, 8)),
+    ...["setRows", "index 4"],
+  ],
+  [
+    "query heads that share key heads unevenly",
+    () => qkvToCache(f32(2, 3), weights, placement, { ...rotation, heads: 3, kvHeads: 2 }, f32(4, 16)),
+    ...["qkvToCache", "3 heads over 2"],
+  ],
+  [
+    "decoding in slots where it cannot be",
+    () => slotAttention(f32(2, 16), f32(4, 8), slots, layout),
+    "slotAttention",
+    "cpu",
+  ],
+  [
+    "slots with a cache of another width",
+    () => slotAttention(f32(2, 16), f32(4, 9), slots, layout),
+    ...["slotAttention", "cache f32 [4, 9]", "[rows, 2·kvHeads·headDim]"],
+  ],
+  [
+    "slots of another number",
+    () => slotAttention(f32(3, 16), f32(4, 8), slots, layout),
+    ...["slotAttention", "x f32 [3, 16]", "2 slots"],
+  ],
+  [
+    "logits that are not f32",
+    () => sampleLogits(bf16(2, 5), { ...draws, site: i32(2, 3) }),
+    ...["sampleLogits", "bf16 [2, 5]", "2 draws"],
   ],
   [
     "targets of another length",

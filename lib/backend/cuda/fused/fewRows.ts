@@ -2,18 +2,9 @@ import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.
 import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
 import { tensorMap } from "../tensorMap.js";
+import { BOX, dividePlain, divideQkv, divideSwiglu, MOST_ROWS } from "./fewRowsDivision.js";
 import type { RopeTables } from "./rope.js";
 
-/** Rows up to which kernels/fewRowsHopper.cu beats cuBLASLt. */
-const MOST_ROWS = 8;
-/** Bytes of copies in flight that a block asks for; with the next kernel's block beside it they fill a multiprocessor's memory. */
-const IN_FLIGHT = 96 * 1024;
-/** Bytes beyond those that a block has come to the second-level cache before its turn. */
-const READ_AHEAD = 96 * 1024;
-const MOST_TILES = 11;
-/** Columns of a box of the copy engine. */
-const BOX = 64;
-const ALIGNMENT = 1024;
 /** Up to this width kernels/rmsNorm.cu gives a row 32 threads, whose order of additions kernels/fewRowsHopper.cu has too. */
 const WIDEST_NORM = 4096;
 
@@ -41,9 +32,7 @@ export function multiplyFew(
   { m, n, k }: MatmulSpec,
 ): void {
   const { x, w, bias, residual, y } = addresses;
-  const tiles = Math.ceil(n / 16);
-  const each = Math.ceil(tiles / device.multiprocessors);
-  const { defines, ...launch } = division(tiles, each <= 2 ? 1 : each, k, false);
+  const { defines, ...launch } = dividePlain(n, k, device.multiprocessors);
   const fn = device.kernels.get("fewRowsHopper", "few_rows_plain", "sspppiii", defines, launch.shared);
   const weights = boxes(device, w, n, k, 16 * defines.TILES);
   const args = [weights, boxes(device, x, m, k, MOST_ROWS), bias, residual, y, m, n, k];
@@ -52,22 +41,6 @@ export function multiplyFew(
 
 function boxes(device: CudaDevice, address: number, rows: number, columns: number, boxRows: number): Uint8Array {
   return tensorMap(device.driver, { address, rows, columns, boxRows, boxColumns: BOX });
-}
-
-/** Blocks of some tiles of 16 outputs each, for weights of `width` columns; `norm`: whether the kernel normalizes x. */
-function division(tiles: number, tilesOfBlock: number, width: number, norm: boolean) {
-  const TILES = Math.min(tilesOfBlock, MOST_TILES);
-  const BOXES = TILES === 1 ? 4 : TILES === 2 ? 2 : 1;
-  const stage = 2 * BOX * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
-  const STAGES = Math.min(Math.ceil(width / BOX / BOXES), Math.floor(IN_FLIGHT / stage));
-  const AHEAD = Math.floor(READ_AHEAD / (32 * BOX * BOXES * TILES));
-  return {
-    defines: { TILES, BOXES, STAGES, AHEAD, NORM: norm ? 1 : 0, PACKS: norm ? Math.ceil(width / 256) : 1 },
-    grid: [Math.ceil(tiles / TILES)] as const,
-    block: 32 * (TILES + 1),
-    shared: STAGES * stage + (norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,
-    overlaps: true,
-  };
 }
 
 export function fewRowsKernels(
@@ -87,8 +60,7 @@ export function fewRowsKernels(
       if (!normed(x, norm, weight)) return undefined;
       const half = outputs / 2;
       const y = empty(x.storage.dtype, rows * half, "normSwiglu");
-      const tiles = outputs / 16;
-      const { defines, ...launch } = division(tiles, Math.ceil(tiles / device.multiprocessors), width, true);
+      const { defines, ...launch } = divideSwiglu(outputs, width, device.multiprocessors);
       const fn = device.kernels.get("fewRowsHopper", "few_rows_swiglu", "sppfpiii", defines, launch.shared);
       const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
       const args = [weights, at(x), at(norm), eps, whole(y), rows, half, width];
@@ -100,23 +72,19 @@ export function fewRowsKernels(
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
       const { heads, kvHeads, headDim } = rotation;
       if (!normed(x, norm, weight) || headDim % 16 !== 0) return undefined;
-      // The outputs of a block are of one head; and there is no room for two blocks beside the attention that comes next.
-      const tiles = outputs / 16;
-      const fitting = [1, 2, 4, 8].filter((each) => headDim % (16 * each) === 0);
-      const each = fitting.find((each) => tiles / each <= device.multiprocessors) ?? fitting.at(-1)!;
-      const { defines, ...launch } = division(tiles, each, width, true);
+      const { defines, ...launch } = divideQkv(outputs, width, headDim, device.multiprocessors);
       const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");
       const { cos, sin, positions: known } = tableFor(rotation);
       const fn = device.kernels.get(
         "fewRowsHopper",
         "few_rows_qkv",
-        "sppfppppipppiiii",
+        "sppfppppipppiiiii",
         { ...defines, HEAD_DIM: headDim },
         launch.shared,
       );
       const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
       const sources = [weights, at(x), at(norm), eps, bias ? at(bias) : 0, at(positions), cos, sin, known];
-      const args = [...sources, at(places), whole(y), at(cache), rows, heads, kvHeads, width];
+      const args = [...sources, at(places), whole(y), at(cache), cache.shape[0], rows, heads, kvHeads, width];
       device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
       return y;
     },

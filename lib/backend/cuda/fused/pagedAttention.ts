@@ -10,7 +10,12 @@ const CHUNK = 512;
 const FEW_ROWS = 16;
 const FEW = 64;
 /** Compute capabilities with room for four pieces in flight in a block's shared memory. */
-const DEEP = new Set([80, 87, 90, 100, 103]);
+export const DEEP = new Set([80, 87, 90, 100, 103]);
+
+/** Shared memory of paged_mma_chunk: q, keys and values on their way, probabilities with statistics, cache rows. */
+export function chunkBytes(headDim: number, stages: number): number {
+  return (FEW_ROWS + stages * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
+}
 
 /** How many items of each kind an uploaded plan has. */
 interface Plan {
@@ -94,7 +99,7 @@ export function pagedAttentionKernel(
       }
       if (mma && plan.chunks > 0) {
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
-        const bytes = (FEW_ROWS + STAGES * (64 + 64)) * headDim * 2 + FEW_ROWS * (2 * CHUNK + 96) + 4 * CHUNK;
+        const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
         run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, overlaps);
       }
@@ -139,6 +144,13 @@ export function pagedAttentionKernel(
 
     slotAttention(x, cache, { table, chunks, work, pageSize }, layout) {
       const [slots] = table.shape;
+      const { mma, rows } = variantOf(x, layout);
+      const [group, most] = [layout.heads / layout.kvHeads, mma ? FEW_ROWS : rows];
+      if (group > most) {
+        throw new Error(
+          `slotAttention: ${group} query heads share a key head; decoding on cuda is made for up to ${most}`,
+        );
+      }
       const y = empty(x.storage.dtype, slots * layout.heads * layout.headDim, "pagedAttention");
       const many = chunks > 1;
       const plan = { whole: 0, chunks: slots * chunks, merges: many ? slots : 0, slots: many ? slots * chunks : 0 };

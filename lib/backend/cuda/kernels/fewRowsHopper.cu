@@ -238,11 +238,11 @@ few_rows_swiglu(const __grid_constant__ TensorMap w, const bf16 *x, const bf16 *
 
 // Queries, keys and values: x normalized · w [heads + 2 kvHeads heads of HEAD_DIM] (+ bias), queries and keys turned by the angles of
 // positions [rows] in tables of `known` rows (NaN outside). Queries go into y [rows, (heads + 2 kvHeads) HEAD_DIM], keys and values
-// into rows `at` of the cache [.., 2 kvHeads HEAD_DIM], nowhere for -1. With NORM; a block's outputs are of one head.
+// into rows `at` of the cache [cacheRows, 2 kvHeads HEAD_DIM], nowhere for -1. With NORM; a block's outputs are of one head.
 extern "C" __global__ void __launch_bounds__(THREADS)
 few_rows_qkv(const __grid_constant__ TensorMap w, const bf16 *x, const bf16 *norm, float eps, const bf16 *bias, const int *positions,
-             const float *cosines, const float *sines, int known, const int *at, bf16 *y, bf16 *cache, int rows, int heads, int kvHeads,
-             int width) {
+             const float *cosines, const float *sines, int known, const int *at, bf16 *y, bf16 *cache, int cacheRows, int rows, int heads,
+             int kvHeads, int width) {
   constexpr int HALF = HEAD_DIM / 2, BLOCKS = (HALF + 8 * TILES - 1) / (8 * TILES);
   const int head = blockIdx.x / BLOCKS, pair = blockIdx.x % BLOCKS * 8 * TILES, j = pair + own_output();
   const int first = head * HEAD_DIM, all = heads + 2 * kvHeads, output = first + j;
@@ -259,6 +259,7 @@ few_rows_qkv(const __grid_constant__ TensorMap w, const bf16 *x, const bf16 *nor
                cosine[e] = there ? cosines[angle] : __int_as_float(0x7fffffff);
                sine[e] = sines[angle];
                place[e] = row[e] < rows ? at[row[e]] : -1;
+               check_index(place[e], -1, cacheRows);
              }
            },
            [&](int e, int row, float low, float high) {

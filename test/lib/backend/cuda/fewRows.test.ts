@@ -1,0 +1,262 @@
+/*
+ * Products of up to 8 rows with what surrounds them in a layer. On Hopper kernels/fewRowsHopper.cu computes them; the composed form
+ * over many rows, cuBLASLt's, is what they are compared with, bit by bit.
+ */
+import test from "ava";
+import {
+  type Division,
+  dividePlain,
+  divideQkv,
+  divideSwiglu,
+} from "../../../../lib/backend/cuda/fused/fewRowsDivision.js";
+import { chunkBytes, DEEP } from "../../../../lib/backend/cuda/fused/pagedAttention.js";
+import { sharedMemoryLimits } from "../../../../lib/backend/cuda/kernels.js";
+import {
+  Arena,
+  linear,
+  normSwiglu,
+  qkvToCache,
+  type Rotation,
+  type Shape,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../../../../lib/index.js";
+import { normSwigluComposed } from "../../../../lib/ops/normSwiglu.js";
+import { qkvToCacheComposed } from "../../../../lib/ops/qkvToCache.js";
+import { sizeOf } from "../../../../lib/shape.js";
+import { normals, values } from "../../support.js";
+import { cudaTest, openCuda } from "./support.js";
+
+/** Hidden size, size of the MLP, query and key heads, dimensions of a head. */
+const published: Record<string, readonly [hidden: number, mlp: number, heads: number, kvHeads: number, dim: number]> = {
+  "Qwen2.5 0.5B": [896, 4864, 14, 2, 64],
+  "Qwen2.5 1.5B": [1536, 8960, 12, 2, 128],
+  "Qwen2.5 3B": [2048, 11008, 16, 2, 128],
+  "Qwen2.5 7B": [3584, 18944, 28, 4, 128],
+  "Qwen2.5 14B": [5120, 13824, 40, 8, 128],
+  "Qwen2.5 32B": [5120, 27648, 40, 8, 128],
+  "Qwen2.5 72B": [8192, 29568, 64, 8, 128],
+  "Qwen3 0.6B": [1024, 3072, 16, 8, 128],
+  "Qwen3 1.7B": [2048, 6144, 16, 8, 128],
+  "Qwen3 4B": [2560, 9728, 32, 8, 128],
+  "Qwen3 8B": [4096, 12288, 32, 8, 128],
+  "Qwen3 14B": [5120, 17408, 40, 8, 128],
+  "Qwen3 32B": [5120, 25600, 64, 8, 128],
+};
+/** Of H100 SXM and PCIe, H20. */
+const multiprocessors = [132, 114, 78];
+/** Bytes of shared memory that a block may have on Hopper. */
+const MOST_SHARED = 227 * 1024;
+/** Widest rows that are normalized by the kernel. */
+const WIDEST_NORM = 4096;
+
+for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(published)) {
+  test(`${name}: blocks keep to what a multiprocessor has, and cover all outputs`, (t) => {
+    const qkv = (heads + 2 * kvHeads) * dim;
+    for (const count of multiprocessors) {
+      const cases: [what: string, division: Division, outputs: number, width: number][] = [];
+      for (const [what, outputs, width] of [
+        ["o_proj", hidden, heads * dim],
+        ["down_proj", hidden, mlp],
+        ["qkv_proj", qkv, hidden],
+        ["gate_up_proj", 2 * mlp, hidden],
+      ] as const) {
+        cases.push([what, dividePlain(outputs, width, count), outputs, width]);
+      }
+      if (hidden <= WIDEST_NORM) {
+        cases.push(["norm and qkv_proj", divideQkv(qkv, hidden, dim, count), qkv, hidden]);
+        cases.push(["norm and gate_up_proj", divideSwiglu(2 * mlp, hidden, count), 2 * mlp, hidden]);
+      }
+      for (const [what, { defines, grid, block, shared }, outputs, width] of cases) {
+        const { TILES, BOXES, STAGES, AHEAD, PACKS, NORM } = defines;
+        const label = `${what} on ${count}: ${JSON.stringify(defines)}`;
+        const barriers = 16 * STAGES;
+        t.true(shared + barriers <= MOST_SHARED, `${label}: ${shared} bytes`);
+        t.true(block <= 1024 && grid[0] * TILES * 16 >= outputs && (grid[0] - 1) * TILES * 16 < outputs, label);
+        // A box of the copy engine has at most 256 rows.
+        t.true(16 * TILES <= 256, label);
+        t.true(STAGES >= 1 && STAGES <= Math.ceil(width / 64 / BOXES) && Number.isInteger(AHEAD), label);
+        if (NORM) t.true(PACKS * 256 >= width && (PACKS - 1) * 256 < width, label);
+        if (what === "norm and qkv_proj") t.is(dim % (16 * TILES), 0, `${label}: a block is of one head`);
+      }
+    }
+  });
+}
+
+test("heads of all sizes: a block's outputs are of one head", (t) => {
+  for (let dim = 16; dim <= 256; dim += 16) {
+    for (const [heads, kvHeads] of [
+      [1, 1],
+      [8, 1],
+      [64, 8],
+      [32, 32],
+    ]) {
+      const outputs = (heads + 2 * kvHeads) * dim;
+      const { defines, grid, shared } = divideQkv(outputs, WIDEST_NORM, dim, 132);
+      t.is(dim % (16 * defines.TILES), 0, `${dim}`);
+      t.is(grid[0] * 16 * defines.TILES, outputs, `${dim}`);
+      t.true(shared + 16 * defines.STAGES <= MOST_SHARED);
+    }
+  }
+});
+
+test("chunks of paged attention fit the smallest devices of each kind", (t) => {
+  for (const dim of [64, 128]) {
+    t.true(chunkBytes(dim, 4) <= 163 * 1024);
+    // Capability 86, 89 and 120.
+    t.true(chunkBytes(dim, 2) <= 99 * 1024);
+  }
+  t.false([86, 89, 120].some((capability) => DEEP.has(capability)));
+});
+
+test("a function keeps the most shared memory that it was allowed", (t) => {
+  const calls: unknown[][] = [];
+  const allow = sharedMemoryLimits({ funcSetAttribute: (...args: unknown[]) => calls.push(args) });
+  for (const [handle, bytes] of [
+    [1, 1000],
+    [1, 100_000],
+    [1, 60_000],
+    [2, 60_000],
+    [1, 120_000],
+  ]) {
+    allow(handle, bytes);
+  }
+  t.deepEqual(
+    calls.map(([handle, , bytes]) => [handle, bytes]),
+    [
+      [1, 100_000],
+      [2, 60_000],
+      [1, 120_000],
+    ],
+  );
+});
+
+const noise = normals(7, 1_048_573);
+
+async function makeInputs() {
+  const backend = await openCuda();
+  return (seed: number, shape: Shape, scale = 1): Tensor => {
+    const data = Float32Array.from(
+      { length: sizeOf(shape) },
+      (_, i) => scale * noise[(seed * 7919 + i) % noise.length],
+    );
+    return tensor(data, { backend, dtype: "bf16", shape });
+  };
+}
+
+const rowCounts = [1, 3, 8];
+
+cudaTest(
+  "linear: a few rows have the bits of many, also where tiles, boxes and stages do not come out even",
+  async (t) => {
+    const make = await makeInputs();
+    for (const [outputs, width] of [
+      [256, 256],
+      [257, 320],
+      [1003, 448],
+      [4250, 1600],
+      [6350, 576],
+      [25_000, 1088],
+      [5120, 8192],
+    ]) {
+      using arena = new Arena();
+      await arena.run(async () => {
+        const [x, w, bias, residual] = [
+          make(1, [64, width]),
+          make(2, [outputs, width], 0.05),
+          make(3, [outputs]),
+          make(4, [64, outputs]),
+        ];
+        for (const terms of [{}, { bias }, { residual }]) {
+          const whole = await values(arena.run(() => linear(x, w, terms)));
+          for (const rows of rowCounts) {
+            const part = { ...terms, ...("residual" in terms && { residual: residual.slice(0, 0, rows) }) };
+            const few = await values(arena.run(() => linear(x.slice(0, 0, rows), w, part)));
+            t.is(different(few, whole), -1, `${rows} of 64 rows, ${outputs} × ${width}, ${Object.keys(terms)}`);
+          }
+        }
+      });
+    }
+  },
+);
+
+cudaTest("normSwiglu: a few rows have the bits of the composed form, widths of one kernel in turns", async (t) => {
+  const make = await makeInputs();
+  for (const [half, width] of [
+    [256, 1792],
+    [256, 1600],
+    [256, 1792],
+    [136, 256],
+    [1400, 320],
+    [4864, 896],
+    [12_288, 4096],
+    [3000, 5120],
+  ]) {
+    using arena = new Arena();
+    const [x, norm, weight] = arena.run(() => [
+      make(1, [64, width]),
+      make(2, [width]),
+      make(3, [2 * half, width], 0.05),
+    ]);
+    const whole = await values(arena.run(() => normSwigluComposed(x, norm, 1e-6, weight)));
+    for (const rows of rowCounts) {
+      const few = await values(arena.run(() => normSwiglu(x.slice(0, 0, rows), norm, 1e-6, weight)));
+      t.is(different(few, whole), -1, `${rows} of 64 rows, ${half} × ${width}`);
+    }
+  }
+});
+
+cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads of all sizes", async (t) => {
+  const backend = await openCuda();
+  const make = await makeInputs();
+  const ints = (data: readonly number[]) => tensor(data, { backend, dtype: "i32" });
+  // The last position is outside the tables; the third token goes nowhere.
+  const [positions, places] = [
+    [0, 7, 63, 1, 30, 2, 5, 64],
+    [9, 0, -1, 15, 3, 4, 8, 1],
+  ];
+  for (const [heads, kvHeads, headDim, width] of [
+    [16, 16, 16, 256],
+    [8, 1, 48, 320],
+    [14, 2, 64, 896],
+    [6, 3, 80, 448],
+    [4, 2, 96, 1600],
+    [28, 4, 128, 3584],
+    [64, 8, 128, 4096],
+    [2, 1, 256, 576],
+  ]) {
+    using arena = new Arena();
+    const rotation: Rotation = { heads, kvHeads, headDim, theta: 1e6, maxPositions: 64 };
+    const outputs = (heads + 2 * kvHeads) * headDim;
+    const [x, norm, weight, bias] = arena.run(() => [
+      make(1, [8, width]),
+      make(2, [width]),
+      make(3, [outputs, width], 0.05),
+      make(4, [outputs]),
+    ]);
+    for (const rows of rowCounts) {
+      for (const added of [undefined, bias]) {
+        const run = (op: typeof qkvToCache) =>
+          arena.run(() => {
+            const cache = zeros([16, 2 * kvHeads * headDim], { backend, dtype: "bf16" });
+            const placement = { positions: ints(positions.slice(0, rows)), rows: ints(places.slice(0, rows)) };
+            const weights = { norm, eps: 1e-6, weight, bias: added };
+            const y = op(x.slice(0, 0, rows), weights, placement, rotation, cache);
+            // Of the result the queries count.
+            return [y.slice(1, 0, heads * headDim), cache];
+          });
+        const [actual, expected] = [run(qkvToCache), run(qkvToCacheComposed)];
+        for (const [i, what] of ["queries", "cache"].entries()) {
+          const [a, b] = [await values(actual[i]), await values(expected[i])];
+          t.is(different(a, b), -1, `${what} of ${rows} rows, ${heads}:${kvHeads} heads of ${headDim}, width ${width}`);
+        }
+      }
+    }
+  }
+});
+
+/** Where `few` differs first from the start of `whole`, else −1. */
+function different(few: readonly number[], whole: readonly number[]): number {
+  return few.findIndex((value, i) => !Object.is(value, whole[i]));
+}
