@@ -21,6 +21,7 @@ import { rewardMetrics } from "./rewards/registry.js";
 const count = z.int().positive();
 const size = z.int().nonnegative();
 const fraction = z.number().min(0).max(1);
+const share = z.number().gt(0).lt(1);
 const decay = z.number().min(0).lt(1);
 const rate = z.number().nonnegative();
 
@@ -50,7 +51,7 @@ const smalltalk = quickstart.extend({ name: z.literal("smalltalk") });
 const medical = z.strictObject({
   name: z.literal("medical"),
   train: z.string().describe("MTMedDialog parquet file"),
-  heldOutShare: fraction.default(0.1),
+  heldOutShare: share.default(0.1),
   systemPrompt: z.string().optional(),
 });
 
@@ -262,7 +263,7 @@ const sftSchema = z.strictObject({
   data: z.strictObject({
     train: z.string().describe("MTMedDialog file, or sft_train.parquet of itpo data prepare"),
     validation: z.string().optional().describe("file to hold out; default: a share of data.train"),
-    heldOutShare: fraction.default(0.1),
+    heldOutShare: share.default(0.1),
     maxTokens: count.default(1024).describe("longer dialogues are left out, and counted"),
     reasoning: z.boolean().default(true).describe("keep the doctor's think blocks"),
   }),

@@ -1,6 +1,5 @@
-import { basename, dirname, join } from "node:path";
-import { type Backend, InputError, openDevice } from "../../lib/index.js";
-import { writeWhole } from "../../models/index.js";
+import { basename, dirname, join, resolve } from "node:path";
+import { type Backend, InputError, openDevice, writeWhole } from "../../lib/index.js";
 import type { TrainConfig } from "../config.js";
 import { checkFailures, failureReasons } from "../failures.js";
 import { writeEvaluationPage } from "../report/evaluationPage.js";
@@ -41,7 +40,7 @@ export async function runEvaluation(
   try {
     setting = await openSetting(config, backend);
     const folder = await (output
-      ? makeRunFolder(dirname(output), basename(output))
+      ? makeRunFolder(dirname(resolve(output)), basename(resolve(output)))
       : makeRunFolder(config.output, `${config.name}-eval`));
     await writeConfig(folder, config);
     setting.keepReplies?.(folder);
