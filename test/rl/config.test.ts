@@ -187,3 +187,16 @@ test("a share to hold out leaves something on both sides", async (t) => {
     await t.throwsAsync(medical, { instanceOf: InputError, message });
   }
 });
+
+test("a recipe of the other command says which", async (t) => {
+  const sft = loadTrainConfig("medical-sft");
+  await t.throwsAsync(sft, {
+    instanceOf: InputError,
+    message: "medical-sft: is a configuration for itpo sft; run that",
+  });
+  const train = loadSftConfig("medical");
+  await t.throwsAsync(train, {
+    instanceOf: InputError,
+    message: "medical: is a configuration for itpo train; run that",
+  });
+});
