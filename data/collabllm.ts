@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { InputError } from "../lib/errors.js";
 import type { Message } from "../models/message.js";
+import { checkedRows, messageForm } from "./checkedRows.js";
 import type { Columns } from "./columnType.js";
 import type { Row } from "./parquet.js";
 import { parquetColumns } from "./parquetWriter.js";
-import { readRowBatches, rowFormat } from "./rows.js";
+import { rowFormat } from "./rows.js";
 import { type Keyed, type Source, type SourceOptions, tally } from "./source.js";
 import { type Task, toTask } from "./tasks.js";
 
@@ -20,7 +20,7 @@ export const COLLABORATIVE_SYSTEM_PROMPT = [
 ].join("\n");
 
 const rowSchema = z.looseObject({
-  prompt: z.array(z.object({ role: z.enum(["system", "user", "assistant"]), content: z.string() })),
+  prompt: z.array(messageForm),
   completion: z.string().nullish(),
   conv_id: z.union([z.number(), z.bigint(), z.string()]),
   turn_id: z.number().nullish(),
@@ -48,7 +48,7 @@ export async function readCollab(options: SourceOptions): Promise<Source> {
 
   for (const file of [...files, ...validationFiles]) {
     read[file] = 0;
-    for await (const row of rowsOf(file)) {
+    for await (const row of checkedRows(file, rowSchema, "Choose a file of collabllm-multiturn.")) {
       read[file]++;
       onRead?.(file, read[file]);
       const key = `conversation ${row.conv_id}`;
@@ -70,21 +70,6 @@ export async function readCollab(options: SourceOptions): Promise<Source> {
 async function columnsOf(files: readonly string[]): Promise<Columns> {
   const declared: Columns = { conv_id: "int64", turn_id: "int64", score: "double" };
   return rowFormat(files[0]) === "parquet" ? { ...declared, ...(await parquetColumns(files[0])) } : declared;
-}
-
-async function* rowsOf(file: string): AsyncGenerator<CollabRow> {
-  let i = 0;
-  for await (const batch of readRowBatches(file)) {
-    for (const row of batch) {
-      const { success, data, error } = rowSchema.safeParse(row);
-      if (!success) {
-        const [{ path, message }] = error.issues;
-        throw new InputError(`${file}: row ${i}: ${path.join(".")}: ${message}. Choose a file of collabllm-multiturn.`);
-      }
-      i++;
-      yield data;
-    }
-  }
 }
 
 function whyNoTask({ prompt, ...row }: CollabRow): string | undefined {

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { InputError } from "../lib/errors.js";
 import type { Message } from "../models/message.js";
+import { checkedRows, messageForm } from "./checkedRows.js";
 import { answerOf } from "./doctorTurn.js";
 import { dialoguesForSft, type MedicalCase, readMedicalCases } from "./mtmeddialog.js";
-import type { Row } from "./parquet.js";
 import { readRowBatches } from "./rows.js";
 import { checkDisjoint, type Split, splitByKey, withoutKeys } from "./split.js";
 
@@ -61,35 +61,27 @@ async function readCases(path: string, reasoning: boolean): Promise<{ cases: Cas
     return { cases: cases.map((each) => ({ key: each.key, dialogues: dialoguesOf(each) })), rows: counts.read };
   }
   const cases: Case[] = [];
-  for await (const batch of readRowBatches(path)) {
-    for (const row of batch) {
-      const turns = dialogueOf(row, `${path}: row ${cases.length}`);
-      const dialogue = reasoning ? turns : turns.map(withoutReasoning);
-      cases.push({ key: JSON.stringify(turns.find(({ role }) => role === "user")), dialogues: [dialogue] });
-    }
+  for await (const { prompt: turns } of checkedRows(path, rowSchema, "Make the file by itpo data prepare.")) {
+    const dialogue = reasoning ? turns : turns.map(withoutReasoning);
+    cases.push({ key: JSON.stringify(turns.find(({ role }) => role === "user")), dialogues: [dialogue] });
   }
   return { cases, rows: cases.length };
 }
 
 /** MTMedDialog's rows say what they are worth; prepared ones are dialogues and nothing else. */
 async function isPrepared(path: string): Promise<boolean> {
-  for await (const [row] of readRowBatches(path)) return !Object.hasOwn(row, "reward_model");
+  for await (const rows of readRowBatches(path)) {
+    for (const row of rows) return !Object.hasOwn(row, "reward_model");
+  }
   throw new InputError(`${path}: has no rows; give another file`);
 }
 
 const rowSchema = z.object({
   prompt: z
-    .array(z.object({ role: z.enum(["system", "user", "assistant"]), content: z.string() }))
+    .array(messageForm)
     .min(1)
     .refine((messages) => messages.at(-1)!.role === "assistant", "the last message must be the assistant's"),
 });
-
-function dialogueOf(row: Row, at: string): Message[] {
-  const { success, data, error } = rowSchema.safeParse(row);
-  if (success) return data.prompt;
-  const [{ path: field, message }] = error.issues;
-  throw new InputError(`${at}: ${field.join(".")}: ${message}. Make the file by itpo data prepare.`);
-}
 
 function withoutReasoning(turn: Message): Message {
   return turn.role === "assistant" ? { ...turn, content: answerOf(turn.content) } : turn;

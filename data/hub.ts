@@ -1,10 +1,11 @@
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { appendFile, mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { appendFile, open, rename, rm, stat } from "node:fs/promises";
 import { dirname, join, normalize, sep } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import type { ListFileEntry } from "@huggingface/hub";
 import { InputError } from "../lib/errors.js";
+import { makeFolders } from "../lib/files.js";
 
 export interface DownloadOptions {
   readonly type: "dataset" | "model";
@@ -136,7 +137,7 @@ interface Fetch {
 async function fetchWhole(file: ListFileEntry, target: string, fetch: Fetch): Promise<void> {
   const part = `${target}.${(file.lfs?.oid ?? file.oid ?? "").slice(0, 12)}.part`;
   const attempt = async () => {
-    await mkdir(dirname(target), { recursive: true });
+    await makeFolders(dirname(target));
     await fetchRest(file, part, fetch);
   };
   await retrying(fetch.options, fetch.connection.hubUrl, attempt, () => sizeOf(part));

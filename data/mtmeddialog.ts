@@ -1,9 +1,8 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { InputError } from "../lib/errors.js";
 import type { Message } from "../models/message.js";
+import { checkedRows, messageForm } from "./checkedRows.js";
 import { answerOf, MEDICAL_SYSTEM_PROMPT, parseDoctorTurn } from "./doctorTurn.js";
-import { readRowBatches } from "./rows.js";
 
 /** What the doctor can ask about and what the patient then says. */
 export interface PatientInformation {
@@ -47,9 +46,8 @@ export interface MedicalCounts {
   readonly unlabelled: number;
 }
 
-const message = z.object({ role: z.enum(["system", "user", "assistant"]), content: z.string() });
 const rowSchema = z.object({
-  prompt: z.array(message),
+  prompt: z.array(messageForm),
   response: z.string().nullish(),
   reward_model: z.object({
     ground_truth: z.object({ diagnosis: z.string(), recommendation: z.string() }),
@@ -73,13 +71,8 @@ export async function readMedicalCases(path: string): Promise<{ cases: MedicalCa
   let repeatedRole = 0;
   let unlabelled = 0;
 
-  for await (const row of rowsOf(path)) {
-    const i = read++;
-    const { success, data, error } = rowSchema.safeParse(row);
-    if (!success) {
-      const [{ path: field, message }] = error.issues;
-      throw new InputError(`${path}: row ${i}: ${field.join(".")}: ${message}. Choose a file of MTMedDialog.`);
-    }
+  for await (const data of checkedRows(path, rowSchema, "Choose a file of MTMedDialog.")) {
+    read++;
     const reason = whyUnusable(data);
     if (reason) {
       dropped[reason] = (dropped[reason] ?? 0) + 1;
@@ -130,10 +123,6 @@ export function dialoguesForSft(
       return joinSameRole([{ role: "system", content: systemPrompt }, { role: "user", content: selfReport }, ...turns]);
     }),
   );
-}
-
-async function* rowsOf(path: string) {
-  for await (const batch of readRowBatches(path)) yield* batch;
 }
 
 /** Why a row cannot be a dialogue in which the doctor answers the patient, if it cannot. */

@@ -1,19 +1,24 @@
-import { randomUUID } from "node:crypto";
-import { mkdir, rename, rm, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
 import type { DataType, Field, Schema } from "apache-arrow";
 import { InputError } from "../lib/errors.js";
+import { writeWhole } from "../lib/files.js";
 import { type Columns, type ColumnType, isList, isStruct } from "./columnType.js";
 import { type Row, readFileBytes } from "./parquet.js";
 
 type Arrow = typeof import("apache-arrow");
 
 /**
- * Writes rows as a parquet file (Snappy, Arrow's schema beside parquet's own), whole or not at all. Every column may be
- * null, as in files that pandas and `datasets` write. The same rows give the same bytes.
+ * Writes rows as a parquet file, whole or not at all.
  * @throws InputError where the folder cannot be written to.
  */
 export async function writeParquet(path: string, rows: readonly Row[], columns: Columns): Promise<void> {
+  await writeWhole(path, await toParquet(rows, columns));
+}
+
+/**
+ * Rows as the bytes of a parquet file (Snappy, Arrow's schema beside parquet's own). Every column may be null, as in files
+ * that pandas and `datasets` write. The same rows give the same bytes.
+ */
+export async function toParquet(rows: readonly Row[], columns: Columns): Promise<Uint8Array> {
   const arrow = await import("apache-arrow");
   const wasm = await import("parquet-wasm");
   const fields = Object.entries(columns).map(([name, type]) => new arrow.Field(name, toArrow(arrow, type), true));
@@ -23,22 +28,7 @@ export async function writeParquet(path: string, rows: readonly Row[], columns: 
   });
   const table = new arrow.Table(new arrow.Schema(fields), Object.fromEntries(vectors));
   const properties = new wasm.WriterPropertiesBuilder().setCompression(wasm.Compression.SNAPPY).build();
-  const bytes = wasm.writeParquet(wasm.Table.fromIPCStream(arrow.tableToIPC(table, "stream")), properties);
-  await writeWhole(path, bytes);
-}
-
-/** Writes beside the path first, so that an interruption leaves the old file. */
-async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
-  const beside = `${path}.${randomUUID().slice(0, 8)}.tmp`;
-  try {
-    await mkdir(dirname(path), { recursive: true });
-    await writeFile(beside, bytes);
-    await rename(beside, path);
-  } catch (error) {
-    await rm(beside, { force: true }).catch(() => {});
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw code ? new InputError(`${path}: cannot be written (${message}). Choose another output folder.`) : error;
-  }
+  return wasm.writeParquet(wasm.Table.fromIPCStream(arrow.tableToIPC(table, "stream")), properties);
 }
 
 /**

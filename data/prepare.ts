@@ -1,9 +1,11 @@
 import { join } from "node:path";
 import { InputError } from "../lib/errors.js";
+import { writeTogether } from "../lib/files.js";
 import type { Message } from "../models/message.js";
-import { MESSAGES } from "./columnType.js";
+import { type Columns, MESSAGES } from "./columnType.js";
 import { datasetByName } from "./datasets.js";
-import { writeParquet } from "./parquetWriter.js";
+import type { Row } from "./parquet.js";
+import { toParquet } from "./parquetWriter.js";
 import { dataFiles } from "./rows.js";
 import type { Keyed, Source } from "./source.js";
 import { checkDisjoint, joinGroups, type Split, splitByKey } from "./split.js";
@@ -58,17 +60,19 @@ export async function prepare(name: string, options: PrepareOptions): Promise<Pr
     source.tasks.map(({ value }) => value),
     source.columns,
   );
-  const written: Record<string, number> = {};
-  const write = async (file: string, rows: Record<string, unknown>[], types: typeof columns) => {
-    await writeParquet(join(options.output, file), rows, types);
-    written[file] = rows.length;
-  };
   const dialogueRows = (items: readonly Keyed<readonly Message[]>[]) => items.map(({ value }) => ({ prompt: value }));
   const taskRows = (items: readonly Keyed<Task>[]) => items.map(({ value }) => taskRow(value));
-  await write("rl_train.parquet", taskRows(rl.train), columns);
-  await write("rl_validation.parquet", taskRows(rl.heldOut), columns);
-  await write("sft_train.parquet", dialogueRows(sft.train), { prompt: MESSAGES });
-  await write("sft_validation.parquet", dialogueRows(sft.heldOut), { prompt: MESSAGES });
+  const tables: [file: string, rows: Row[], types: Columns][] = [
+    ["rl_train.parquet", taskRows(rl.train), columns],
+    ["rl_validation.parquet", taskRows(rl.heldOut), columns],
+    ["sft_train.parquet", dialogueRows(sft.train), { prompt: MESSAGES }],
+    ["sft_validation.parquet", dialogueRows(sft.heldOut), { prompt: MESSAGES }],
+  ];
+  const outputs: [path: string, bytes: Uint8Array][] = [];
+  for (const [file, rows, types] of tables) outputs.push([join(options.output, file), await toParquet(rows, types)]);
+  // An interruption must not leave files of two splits beside each other.
+  await writeTogether(outputs);
+  const written = Object.fromEntries(tables.map(([file, rows]) => [file, rows.length]));
   return { read: source.read, dropped: source.dropped, written };
 }
 

@@ -73,7 +73,7 @@ function parse(text: string, at: string): unknown {
   try {
     return JSON.parse(text.replace(/^\ufeff/, ""));
   } catch (error) {
-    const why = (error as Error).message.split("\n")[0].slice(0, 120);
+    const why = (error as Error).message.split("\n")[0].replace(/\p{C}/gu, "?").slice(0, 120);
     throw new InputError(`${at}: is not JSON (${why}); mend it or download the file again`);
   }
 }

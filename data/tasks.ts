@@ -1,10 +1,9 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { InputError } from "../lib/errors.js";
 import type { Message } from "../models/message.js";
+import { checkedRows, messageForm } from "./checkedRows.js";
 import { type Columns, type ColumnType, inferType, MESSAGES } from "./columnType.js";
 import type { Row } from "./parquet.js";
-import { readRowBatches } from "./rows.js";
 
 /** What one conversation of reinforcement learning starts from. */
 export interface Task {
@@ -85,7 +84,7 @@ export function taskColumns(tasks: readonly Task[], declared: Columns = {}): Col
 }
 
 const rowSchema = z.object({
-  prompt: z.array(z.object({ role: z.enum(["system", "user", "assistant"]), content: z.string() })).min(1),
+  prompt: z.array(messageForm).min(1),
   ground_truth: z.string(),
   extra_info: z.looseObject({
     interaction_kwargs: z.object({ name: z.string(), single_turn_prompt: z.string(), task_desc: z.string() }),
@@ -100,26 +99,19 @@ const rowSchema = z.object({
  */
 export async function readTasks(path: string): Promise<Task[]> {
   const tasks: Task[] = [];
-  for await (const batch of readRowBatches(path, Object.keys(rowSchema.shape))) {
-    for (const row of batch) {
-      const { success, data, error } = rowSchema.safeParse(row);
-      if (!success) {
-        const [{ path: field, message }] = error.issues;
-        const at = `${path}: row ${tasks.length}: ${field.join(".")}`;
-        throw new InputError(`${at}: ${message}. Make the file by itpo data prepare.`);
-      }
-      const { prompt: _, interaction_kwargs: interaction, ...info } = data.extra_info;
-      tasks.push({
-        index: data.index,
-        prompt: data.prompt,
-        groundTruth: data.ground_truth,
-        singleTurnPrompt: interaction.single_turn_prompt,
-        taskDesc: interaction.task_desc,
-        dataSource: data.data_source,
-        interaction: interaction.name,
-        info,
-      });
-    }
+  const rows = checkedRows(path, rowSchema, "Make the file by itpo data prepare.", Object.keys(rowSchema.shape));
+  for await (const data of rows) {
+    const { prompt: _, interaction_kwargs: interaction, ...info } = data.extra_info;
+    tasks.push({
+      index: data.index,
+      prompt: data.prompt,
+      groundTruth: data.ground_truth,
+      singleTurnPrompt: interaction.single_turn_prompt,
+      taskDesc: interaction.task_desc,
+      dataSource: data.data_source,
+      interaction: interaction.name,
+      info,
+    });
   }
   return tasks;
 }

@@ -17,6 +17,7 @@ export { type CpuOptions, createCpu } from "./backend/cpu/index.js";
 export { openDevice } from "./backend/index.js";
 export type { DType, TypedArray } from "./dtype.js";
 export { InputError } from "./errors.js";
+export { makeFolders, writeTogether, writeWhole } from "./files.js";
 export { largestLogits, logprobOf, type RowStatistics, rowStatistics } from "./logits.js";
 export { attention } from "./ops/attention.js";
 export { concat } from "./ops/concat.js";

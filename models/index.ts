@@ -27,4 +27,4 @@ export {
   wordLevelTokenizer,
 } from "./tokenizer/index.js";
 export { type TextStream, textStream } from "./tokenizer/textStream.js";
-export { huggingFaceViews, type LoadOptions, loadQwen, readConfig, saveQwen, writeWhole } from "./weights.js";
+export { huggingFaceViews, type LoadOptions, loadQwen, readConfig, saveQwen } from "./weights.js";

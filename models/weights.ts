@@ -1,4 +1,4 @@
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import {
@@ -16,6 +16,7 @@ import {
   tensor,
   toFloat32,
   writeSafetensors,
+  writeWhole,
 } from "../lib/index.js";
 import { checkTokenIds, parseConfig, type QwenConfig, toConfigJson } from "./config.js";
 import { disposeParameters, type ParameterSpec, parameterSpecs } from "./parameters.js";
@@ -199,7 +200,6 @@ const configDtypes: Partial<Record<DType, QwenConfig["dtype"]>> = { f32: "float3
  * replaced as a whole, the weights last.
  */
 export async function saveQwen(model: Qwen, directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true });
   const stored = [...model.parameters.values()][0].dtype;
   const config: QwenConfig = { ...model.config, dtype: configDtypes[stored] ?? "float32" };
   await writeWhole(join(directory, "config.json"), JSON.stringify(toConfigJson(config), undefined, 2));
@@ -212,15 +212,4 @@ export async function saveQwen(model: Qwen, directory: string): Promise<void> {
     data: () => view.backend.download(view),
   }));
   await writeSafetensors(join(directory, "model.safetensors"), entries, { format: "pt" });
-}
-
-/** Writes a text file so that a reader sees the old contents or the new, never half. */
-export async function writeWhole(path: string, text: string): Promise<void> {
-  try {
-    await writeFile(`${path}.tmp`, text + "\n");
-    await rename(`${path}.tmp`, path);
-  } catch (error) {
-    await rm(`${path}.tmp`, { force: true });
-    throw error;
-  }
 }

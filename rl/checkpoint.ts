@@ -1,4 +1,4 @@
-import { access, mkdir, readFile, rename, rm } from "node:fs/promises";
+import { access, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import {
@@ -7,14 +7,16 @@ import {
   fromHost,
   InputError,
   keep,
+  makeFolders,
   noGrad,
   openSafetensors,
   outsideArenas,
   type Tensor,
   toFloat32,
   writeSafetensors,
+  writeWhole,
 } from "../lib/index.js";
-import { loadQwen, type Qwen, saveQwen, type Tokenizer, writeWhole } from "../models/index.js";
+import { loadQwen, type Qwen, saveQwen, type Tokenizer } from "../models/index.js";
 import { type CriticModel, freshValueHead } from "./critic.js";
 import { type Learner, VALUE_HEAD } from "./learner.js";
 
@@ -111,7 +113,7 @@ async function replaceFolder(directory: string, fill: (fresh: string) => Promise
   const [fresh, old] = [`${directory}.new`, `${directory}.old`];
   await rm(join(fresh, STATE), { force: true });
   await rm(fresh, { recursive: true, force: true });
-  await mkdir(fresh, { recursive: true });
+  await makeFolders(fresh);
   await fill(fresh);
   await rm(old, { recursive: true, force: true });
   await rename(directory, old).catch(ignoreMissing);

@@ -21,6 +21,7 @@ import { rewardMetrics } from "./rewards/registry.js";
 const count = z.int().positive();
 const size = z.int().nonnegative();
 const fraction = z.number().min(0).max(1);
+const share = z.number().gt(0).lt(1);
 const decay = z.number().min(0).lt(1);
 const rate = z.number().nonnegative();
 
@@ -50,7 +51,7 @@ const smalltalk = quickstart.extend({ name: z.literal("smalltalk") });
 const medical = z.strictObject({
   name: z.literal("medical"),
   train: z.string().describe("MTMedDialog parquet file"),
-  heldOutShare: fraction.default(0.1),
+  heldOutShare: share.default(0.1),
   systemPrompt: z.string().optional(),
 });
 
@@ -262,7 +263,7 @@ const sftSchema = z.strictObject({
   data: z.strictObject({
     train: z.string().describe("MTMedDialog file, or sft_train.parquet of itpo data prepare"),
     validation: z.string().optional().describe("file to hold out; default: a share of data.train"),
-    heldOutShare: fraction.default(0.1),
+    heldOutShare: share.default(0.1),
     maxTokens: count.default(1024).describe("longer dialogues are left out, and counted"),
     reasoning: z.boolean().default(true).describe("keep the doctor's think blocks"),
   }),
@@ -286,12 +287,23 @@ export type ScratchModel = z.infer<typeof scratch>;
  * @throws InputError for a file that is not there, a key that does not exist, or a value out of range.
  */
 export async function loadTrainConfig(recipe: string, overrides: readonly string[] = []): Promise<TrainConfig> {
-  return checkTrainConfig(validate(trainSchema, await readRecipe(recipe, overrides), recipe), recipe);
+  const config = await readRecipe(recipe, overrides);
+  if (isFor(config, "data", "environment"))
+    throw new InputError(`${recipe}: is a configuration for itpo sft; run that`);
+  return checkTrainConfig(validate(trainSchema, config, recipe), recipe);
 }
 
 /** The same for supervised fine-tuning. */
 export async function loadSftConfig(recipe: string, overrides: readonly string[] = []): Promise<SftConfig> {
-  return validate(sftSchema, await readRecipe(recipe, overrides), recipe);
+  const config = await readRecipe(recipe, overrides);
+  if (isFor(config, "environment", "data"))
+    throw new InputError(`${recipe}: is a configuration for itpo train; run that`);
+  return validate(sftSchema, config, recipe);
+}
+
+/** Whether a configuration has the key that tells its kind, and not the other kind's. */
+function isFor(config: object, key: string, other: string): boolean {
+  return key in config && !(other in config);
 }
 
 function validate<T>(schema: z.ZodType<T>, config: unknown, where: string): T {
@@ -310,7 +322,9 @@ function describeIssue(issue: z.core.$ZodIssue, parents: readonly PropertyKey[] 
   }
   if (issue.code === "unrecognized_keys") {
     const keys = issue.keys.map((key) => (path ? `${path}.${key}` : key)).join(", ");
-    return `${keys} does not exist; remove it or correct its name`;
+    return issue.keys.length > 1
+      ? `${keys} do not exist; remove them or correct their names`
+      : `${keys} does not exist; remove it or correct its name`;
   }
   return `${path || "the whole"}: ${issue.message}`;
 }

@@ -2,6 +2,7 @@ import { InputError } from "../lib/index.js";
 import type { TrainConfig } from "./config.js";
 import type { Environment } from "./environment.js";
 import { countTokens } from "./objective/index.js";
+import { tokenAmount } from "./rewards/tokenAmount.js";
 import type { Trajectory } from "./trajectory.js";
 
 type OutcomeConfig = TrainConfig["outcome"];
@@ -47,14 +48,12 @@ export function labelOf(trajectory: Trajectory, config: OutcomeConfig): number {
 export function penaltyOf({ turns, messages }: Trajectory, config: OutcomeConfig): number {
   const tokens = Math.max(-1, -config.tokenPenalty * countTokens(turns)) || 0;
   if (config.wordPenalty === 0) return tokens;
-  return tokens + Math.max(-1, -config.wordPenalty * countWords(messages)) || 0;
+  return tokens + Math.max(-1, -config.wordPenalty * tokenAmount(messages, firstTurn(messages))) || 0;
 }
 
-/** Words, parted by white space, from the first assistant message on. */
-function countWords(messages: Trajectory["messages"]): number {
+function firstTurn(messages: Trajectory["messages"]): number {
   const first = messages.findIndex(({ role }) => role === "assistant");
-  if (first < 0) return 0;
-  return messages.slice(first).reduce((sum, { content }) => sum + (content.match(/\S+/g)?.length ?? 0), 0);
+  return first < 0 ? messages.length : first;
 }
 
 /** What a judge said of each turn: the metrics `judge/1`, `judge/2`, …; undefined where one is missing or negative. */

@@ -4,7 +4,8 @@ import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
 import { InputError } from "../lib/index.js";
 
-type Tree = Record<string, unknown>;
+/** A configuration before it is checked. */
+export type Tree = Record<string, unknown>;
 
 const recipeFolder = join(dirname(fileURLToPath(import.meta.resolve("itpo/package.json"))), "rl", "recipes");
 /** Recipes that come in variants, such as math-itpo-rloo. */
@@ -21,7 +22,7 @@ const ALTERNATIVES: readonly (readonly [string, string])[] = [
  * overrides.
  * @throws InputError for a file that is not there or no mapping, and an override that is none.
  */
-export async function readRecipe(recipe: string, overrides: readonly string[] = []): Promise<unknown> {
+export async function readRecipe(recipe: string, overrides: readonly string[] = []): Promise<Tree> {
   const config = isPath(recipe) ? await readExtended(recipe, []) : await readNamed(recipe, []);
   dropReplaced(config, overrides);
   for (const override of overrides) applyOverride(config, override);

@@ -1,6 +1,7 @@
-import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { InputError } from "../../lib/errors.js";
+import { writeWhole } from "../../lib/files.js";
 import type { TokenizerConfig } from "./tokenizer.js";
 
 /** The files of a tokenizer by name, with the folder that they came from for error messages. */
@@ -38,8 +39,7 @@ export async function readTokenizerFiles(directory: string): Promise<TokenizerFi
 }
 
 export async function writeTokenizerFiles(files: TokenizerFiles, directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true });
-  for (const [name, content] of files.contents) await writeFile(join(directory, name), content);
+  for (const [name, content] of files.contents) await writeWhole(join(directory, name), content);
 }
 
 /** Files of a tokenizer that was made here: its tokenizer.json and, where `config` says anything, tokenizer_config.json. */

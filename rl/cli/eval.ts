@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../../lib/index.js";
-import { loadTrainConfig, type TrainConfig } from "../config.js";
+import type { TrainConfig } from "../config.js";
 import { runEvaluation } from "../evaluation/run.js";
 import { numberOption, optionalNumber } from "./number.js";
-import { allowCode, checkCodeAllowed } from "./runs.js";
+import { loadAllowing } from "./runs.js";
 
 export interface EvalOptions {
   readonly checkpoint?: string;
@@ -23,9 +23,7 @@ export async function evalCommand(
   const samples = numberOption("--samples", options.samples, { least: 1, most: 0xfffe });
   const prompts = optionalNumber("--prompts", options.prompts, { least: 1 });
   const run = existsSync(join(source, "config.yaml")) ? source : undefined;
-  const own = [...overrides, ...allowCode(allowCodeExecution)];
-  const config = await loadTrainConfig(run ? join(run, "config.yaml") : source, own);
-  checkCodeAllowed(config, allowCodeExecution);
+  const config = await loadAllowing(allowCodeExecution, run ? join(run, "config.yaml") : source, overrides);
   const model = findModel(config, run, checkpoint);
   await runEvaluation(config, { ...options, model, samples, prompts });
 }

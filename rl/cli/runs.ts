@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../../lib/index.js";
-import type { TrainConfig } from "../config.js";
+import { loadTrainConfig, type TrainConfig } from "../config.js";
+import { readRecipe } from "../recipe.js";
 
 /**
  * The recipe to load and its overrides: with `resume` alone the run's own config.yaml, and the first word may be an
@@ -24,18 +25,28 @@ export function configSource(
 }
 
 /**
- * The override that lets `pass_rate` run what the policy writes: the flag alone says so, never a file that came from
- * elsewhere.
+ * Loads a config in which `pass_rate` may run what the policy writes where the flag says so: never because of a file, which
+ * may come from elsewhere.
+ * @throws InputError where a config wants code run and the flag is missing, or the flag is given and nothing could run.
  */
-export function allowCode(flag: boolean | undefined): string[] {
-  return flag ? ["environment.allowCodeExecution=true"] : [];
-}
-
-/** @throws InputError where a config wants code run and the flag is missing. */
-export function checkCodeAllowed({ environment }: TrainConfig, flag: boolean | undefined): void {
+export async function loadAllowing(
+  flag: boolean | undefined,
+  source: string,
+  overrides: readonly string[],
+): Promise<TrainConfig> {
+  const { environment: given } = (await readRecipe(source, overrides)) as { environment?: { name?: unknown } };
+  if (flag && given?.name !== "simulated") {
+    throw new InputError("--allow-code-execution goes with environment.name simulated; leave it out");
+  }
+  const config = await loadTrainConfig(source, [
+    ...overrides,
+    ...(flag ? ["environment.allowCodeExecution=true"] : []),
+  ]);
+  const { environment } = config;
   if (!flag && "allowCodeExecution" in environment && environment.allowCodeExecution) {
     throw new InputError("this runs code that a model writes; give --allow-code-execution to allow it");
   }
+  return config;
 }
 
 /** Aborted by the first Ctrl-C or termination request; a second one ends the process at once. */

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
-import { InputError, openDevice } from "../../lib/index.js";
-import { loadQwen, score, writeWhole } from "../../models/index.js";
+import { InputError, openDevice, writeWhole } from "../../lib/index.js";
+import { loadQwen, score } from "../../models/index.js";
 import { dtypeOption } from "./dtype.js";
 
 const inputSchema = z.object({ sequences: z.array(z.array(z.number())) });
@@ -26,11 +26,7 @@ export async function scoreCommand(options: {
     );
   }
   const lists = (arrays: readonly Float32Array[]) => arrays.map((array) => [...array]);
-  await writeWhole(options.output, JSON.stringify({ logprobs: lists(logprobs), entropy: lists(entropy) })).catch(
-    (error) => {
-      throw new InputError(`${options.output}: cannot be written (${(error as Error).message})`);
-    },
-  );
+  await writeWhole(options.output, JSON.stringify({ logprobs: lists(logprobs), entropy: lists(entropy) }));
   backend.close();
 }
 

@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { stringify } from "yaml";
-import { filesOf, loadTrainConfig } from "../config.js";
+import { filesOf } from "../config.js";
 import { train } from "../run.js";
-import { allowCode, checkCodeAllowed, configSource, stopSignal } from "./runs.js";
+import { configSource, loadAllowing, stopSignal } from "./runs.js";
 
 export interface TrainOptions {
   readonly resume?: string;
@@ -16,8 +16,7 @@ export async function trainCommand(
   { resume, dryRun, allowCodeExecution }: TrainOptions,
 ): Promise<void> {
   const [source, own] = configSource(recipe, overrides, resume, "quickstart");
-  const config = await loadTrainConfig(source, [...own, ...allowCode(allowCodeExecution)]);
-  checkCodeAllowed(config, allowCodeExecution);
+  const config = await loadAllowing(allowCodeExecution, source, own);
   if (dryRun) {
     process.stdout.write(stringify(config));
     for (const [key, path] of filesOf(config).filter(([, path]) => !existsSync(path))) {

@@ -23,20 +23,24 @@ export interface Comparison {
 /**
  * Two evaluations of the same held-out tasks side by side. Differences are paired: what makes a prompt hard for both
  * cancels.
- * @throws InputError where they have no prompt or no metric in common.
+ * @throws InputError where they have no prompt or no metric in common, or are of other tasks.
  */
 export function compareEvaluations(
   first: EvaluationRecord,
   second: EvaluationRecord,
   names: readonly [string, string],
 ): Comparison {
-  const tasks = new Map(second.tasks.map(({ task, values }) => [task, values]));
-  const pairs = first.tasks.flatMap(({ task, values }) => {
-    const others = tasks.get(task);
-    return others ? [[values, others] as const] : [];
+  const tasks = new Map(second.tasks.map((each) => [each.task, each]));
+  const pairs = first.tasks.flatMap(({ task, opening, values }) => {
+    const other = tasks.get(task);
+    if (other && other.opening !== opening) {
+      throw new InputError(`prompt ${task} of ${names[0]} and ${names[1]} differ; evaluate both on the same tasks`);
+    }
+    return other ? [[values, other.values] as const] : [];
   });
   if (pairs.length === 0) throw new InputError(`${names[0]} and ${names[1]} have no prompt in common`);
   const shared = Object.keys(first.metrics).filter((name) => name in second.metrics);
+  if (shared.length === 0) throw new InputError(`${names[0]} and ${names[1]} have no metric in common`);
   const metrics = shared.map((metric) => {
     const means = pairs.flatMap(([a, b]) =>
       a[metric]?.length && b[metric]?.length ? [[average(a[metric]), average(b[metric])] as const] : [],

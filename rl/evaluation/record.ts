@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import { InputError } from "../../lib/index.js";
 import type { EvaluationSummary } from "./summary.js";
 
@@ -19,12 +20,21 @@ export interface EvaluationRecord extends EvaluationSummary {
   readonly calls: Readonly<Record<string, number>>;
 }
 
-/** @throws InputError where the folder has no evaluation. */
+/** What a comparison goes by. */
+const form = z.looseObject({
+  metrics: z.record(z.string(), z.looseObject({})),
+  tasks: z.array(
+    z.looseObject({ task: z.int(), opening: z.string(), values: z.record(z.string(), z.array(z.number())) }),
+  ),
+});
+
+/** @throws InputError where the folder has no evaluation, or a damaged one. */
 export async function readEvaluation(folder: string): Promise<EvaluationRecord> {
   const path = join(folder, EVALUATION_FILE);
   try {
-    return JSON.parse(await readFile(path, "utf8"));
-  } catch {
-    throw new InputError(`${path}: cannot be read; give the folder of an evaluation by itpo eval`);
+    return form.parse(JSON.parse(await readFile(path, "utf8"))) as unknown as EvaluationRecord;
+  } catch (error) {
+    const why = error instanceof z.ZodError || error instanceof SyntaxError ? "is no evaluation" : "cannot be read";
+    throw new InputError(`${path}: ${why}; give a folder that itpo eval wrote`);
   }
 }

@@ -1,6 +1,5 @@
-import { basename, dirname, join } from "node:path";
-import { type Backend, InputError, openDevice } from "../../lib/index.js";
-import { writeWhole } from "../../models/index.js";
+import { basename, dirname, join, resolve } from "node:path";
+import { type Backend, InputError, openDevice, writeWhole } from "../../lib/index.js";
 import type { TrainConfig } from "../config.js";
 import { checkFailures, failureReasons } from "../failures.js";
 import { writeEvaluationPage } from "../report/evaluationPage.js";
@@ -40,12 +39,13 @@ export async function runEvaluation(
   let setting: Setting | undefined;
   try {
     setting = await openSetting(config, backend);
+    const converse = await prepareConversations(config, backend, setting, { model, samples, prompts });
     const folder = await (output
-      ? makeRunFolder(dirname(output), basename(output))
+      ? makeRunFolder(dirname(resolve(output)), basename(resolve(output)))
       : makeRunFolder(config.output, `${config.name}-eval`));
     await writeConfig(folder, config);
     setting.keepReplies?.(folder);
-    const trajectories = await converse(config, backend, setting, { model, samples, prompts });
+    const trajectories = await converse();
     for (const [reason, count] of failureReasons(trajectories)) print(`${count} conversations failed: ${reason}`);
     checkFailures(trajectories, config.rollout.maxFailures);
     const record: EvaluationRecord = {
@@ -72,7 +72,8 @@ export async function runEvaluation(
   }
 }
 
-async function converse(
+/** Checks and loads what the conversations need, so that nothing is written where they cannot be had. */
+async function prepareConversations(
   config: TrainConfig,
   backend: Backend,
   { environment, tokenizer }: Setting,
@@ -87,15 +88,17 @@ async function converse(
     task: Math.floor(i / samples),
     sample: i % samples,
   }));
-  const { trajectories } = await rollout({
-    ...config.rollout,
-    ...{ environment, items },
-    policy: policy.model,
-    chat: policy.chat,
-    split: "held_out",
-    seed: config.seed,
-    step: HELD_OUT_STEP,
-    temperature: config.evaluate.temperature,
-  });
-  return trajectories;
+  return async () => {
+    const { trajectories } = await rollout({
+      ...config.rollout,
+      ...{ environment, items },
+      policy: policy.model,
+      chat: policy.chat,
+      split: "held_out",
+      seed: config.seed,
+      step: HELD_OUT_STEP,
+      temperature: config.evaluate.temperature,
+    });
+    return trajectories;
+  };
 }

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { TrainConfig } from "../config.js";
 import { outcomeOf, penaltyOf } from "../outcome.js";
 import { groupBy } from "../report/groupBy.js";
@@ -16,6 +17,8 @@ export interface MetricSummary extends Interval {
 /** The samples of one prompt that did not fail, by metric. */
 export interface TaskSamples {
   readonly task: number;
+  /** Hash of what the user opens with: evaluations of other tasks have others. */
+  readonly opening: string;
   readonly values: Readonly<Record<string, readonly number[]>>;
 }
 
@@ -42,7 +45,7 @@ export function summarize(
   const groups = [...groupBy(trajectories, ({ task }) => task)];
   const tasks = groups.flatMap(([task, members]) => {
     const done = members.filter(({ failure }) => failure === undefined);
-    return done.length > 0 ? [{ task, values: valuesOf(done, outcome) }] : [];
+    return done.length > 0 ? [{ task, opening: openingOf(done[0]), values: valuesOf(done, outcome) }] : [];
   });
   const samples = groups.reduce((most, [, members]) => Math.max(most, members.length), 0);
   const names = new Set(tasks.flatMap(({ values }) => Object.keys(values)));
@@ -56,6 +59,12 @@ export function summarize(
     stops: Object.fromEntries(stops.map(([stop, members]) => [stop, members.length / trajectories.length])),
     tasks,
   };
+}
+
+function openingOf({ messages }: Trajectory): string {
+  const first = messages.findIndex(({ role }) => role === "assistant");
+  const opening = messages.slice(0, first < 0 ? undefined : first).filter(({ role }) => role === "user");
+  return createHash("sha256").update(JSON.stringify(opening)).digest("hex").slice(0, 16);
 }
 
 function valuesOf(done: readonly Trajectory[], outcome: TrainConfig["outcome"]): Record<string, number[]> {

@@ -42,13 +42,13 @@ export function remoteModel({ url, model, apiKey = "none", structured = "auto" }
       try {
         return readReply(await send(call, signal));
       } catch (error) {
-        if (!(asked && structured === "auto" && refusesSchema(error))) throw asCallError(error, signal);
+        if (!(asked && structured === "auto" && refusesSchema(error))) throw asCallError(error, signal, url);
       }
       asksForSchema = false;
       try {
         return readReply(await send(call, signal));
       } catch (error) {
-        throw asCallError(error, signal);
+        throw asCallError(error, signal, url);
       }
     },
   };
@@ -65,7 +65,11 @@ function refusesSchema(error: unknown): boolean {
 /** Servers that are compatible by their own account may send anything. */
 function readReply(completion: Partial<OpenAI.ChatCompletion>): ChatReply {
   const choice = completion.choices?.[0];
-  if (!choice?.message) throw new CallError("server", "the server's answer is no chat completion");
+  if (!choice?.message)
+    throw new CallError(
+      "server",
+      "the server's answer is no chat completion; its address must be that of an OpenAI-compatible API, up to and with /v1",
+    );
   const { content } = choice.message;
   return {
     text: typeof content === "string" ? content : "",
@@ -75,24 +79,36 @@ function readReply(completion: Partial<OpenAI.ChatCompletion>): ChatReply {
   };
 }
 
-function asCallError(error: unknown, signal: AbortSignal): unknown {
+function asCallError(error: unknown, signal: AbortSignal, url: string): unknown {
   if (error instanceof CallError) return error;
   if (signal.aborted) return signal.reason;
-  if (error instanceof APIConnectionError) return new CallError("connection", `no connection (${causeOf(error)})`);
+  if (error instanceof APIConnectionError)
+    return new CallError("connection", `no connection to ${url} (${causeOf(error)})`);
   if (error instanceof APIError && error.status !== undefined) {
-    return new CallError(faultOf(error.status), `HTTP ${error.message}`, retryAfter(error.headers));
+    return new CallError(
+      faultOf(error.status),
+      `HTTP ${error.message}${advice[error.status] ?? ""}`,
+      retryAfter(error.headers),
+    );
   }
   // The body was cut off, or is no JSON in spite of its header.
   return new CallError("connection", `the answer broke off (${causeOf(error)})`);
 }
+
+const advice: Readonly<Record<number, string>> = {
+  401: "; set the API key (apiKeyEnv names its variable)",
+  404: "; check the server's address, up to and with /v1, and the model's name",
+};
 
 function faultOf(status: number): CallFault {
   if (status === 429) return "rate_limit";
   return status >= 500 || status === 408 || status === 409 ? "server" : "refused";
 }
 
+/** Seconds, which the header gives as such or as a date. */
 function retryAfter(headers: Headers | undefined): number {
-  const seconds = Number(headers?.get("retry-after") ?? 0);
+  const value = headers?.get("retry-after") ?? "";
+  const seconds = /^\s*\d/.test(value) ? Number(value) : (Date.parse(value) - Date.now()) / 1000;
   return seconds > 0 ? seconds : 0;
 }
 

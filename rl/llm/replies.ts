@@ -41,7 +41,7 @@ export function replyKey(model: string, { messages, sampling, schema }: ChatCall
 
 /** Opens a file of replies, which a killed process may have left with a torn last line. */
 export function openReplies(path: string): Replies {
-  const file = openSync(path, "a+");
+  const file = openFile(path);
   const places = new Map<string, readonly [start: number, bytes: number]>();
   let end = 0;
   const note = ({ key, fault }: ReplyRecord, bytes: number) => {
@@ -67,6 +67,14 @@ export function openReplies(path: string): Replies {
   };
 }
 
+function openFile(path: string): number {
+  try {
+    return openSync(path, "a+");
+  } catch (error) {
+    throw new InputError(`${path}: cannot be opened (${(error as Error).message}); mend it or take it away`);
+  }
+}
+
 const NEWLINE = 0x0a;
 const CHUNK = 2 ** 20;
 
@@ -90,8 +98,8 @@ function* wholeLines(file: number): Generator<Buffer> {
 
 function parseRecord(line: Buffer, path: string): ReplyRecord {
   try {
-    return JSON.parse(line.toString("utf8"));
-  } catch {
-    throw new InputError(`${path}: has a line that is not JSON; remove the line, or the file`);
-  }
+    const record: ReplyRecord = JSON.parse(line.toString("utf8"));
+    if (typeof record.key === "string" && typeof record.text === "string") return record;
+  } catch {}
+  throw new InputError(`${path}: has a line that is no reply; remove the line, or the file`);
 }

@@ -14,6 +14,13 @@ export interface CallLimits {
 
 const LONGEST_PAUSE = 30;
 
+/** Node's timers take no more, some 24 days, and fire at once instead. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
+function milliseconds(seconds: number): number {
+  return Math.min(LONGEST_TIMER, 1000 * seconds);
+}
+
 /**
  * Seconds to wait before retry `retry` (from 0): between half and all of backoff·2^retry, so that callers who failed
  * together do not come back together; at least what the server asked for.
@@ -56,7 +63,7 @@ export async function retrying<T>(
       if (number >= retries) {
         throw number === 0 ? last : new CallError(last.fault, `${last.message}, after ${number + 1} attempts`);
       }
-      await sleep(1000 * pauseBefore(number, backoff, last.retryAfter), undefined, { signal: whole });
+      await sleep(milliseconds(pauseBefore(number, backoff, last.retryAfter)), undefined, { signal: whole });
     }
   });
 }
@@ -77,7 +84,7 @@ function within<T>(seconds: number, reason: () => CallError, work: (signal: Abor
       const error = reason();
       controller.abort(error);
       reject(error);
-    }, 1000 * seconds);
+    }, milliseconds(seconds));
     work(controller.signal)
       .then(resolve, reject)
       .finally(() => clearTimeout(clock));

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { writeWhole } from "../../lib/files.js";
 import { Html, html } from "./html.js";
 import { SCRIPT } from "./script.js";
 import { STYLE } from "./style.js";
@@ -59,17 +59,6 @@ function fact([name, value]: [string, string | number]): Html {
 }
 
 /** Writes a page into a folder: the new one takes the old one's place at once, so it may be read at any time. */
-export async function writePage(directory: string, file: string, markup: string): Promise<void> {
-  await mkdir(directory, { recursive: true });
-  const path = join(directory, file);
-  const temporary = `${path}.${process.pid}-${(writes += 1)}.tmp`;
-  try {
-    await writeFile(temporary, markup);
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
+export function writePage(directory: string, file: string, markup: string): Promise<void> {
+  return writeWhole(join(directory, file), markup);
 }
-
-let writes = 0;

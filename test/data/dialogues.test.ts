@@ -34,14 +34,15 @@ test("a validation file's cases are taken out of training; a file of all of them
   const { train, heldOut } = await readDialogueSplit({ ...defaults, train: medical, validation });
   t.deepEqual([train.length, heldOut.length], [3, 1]);
   const folder = temporaryFolder(t);
-  const file = (text: string) => {
-    const path = join(folder, `${text.length}.jsonl`);
+  const file = (text: string, type = "jsonl") => {
+    const path = join(folder, `${text.length}.${type}`);
     writeFileSync(path, text);
     return path;
   };
   for (const [options, message] of [
     [{ train: medical, validation: medical }, /holds all of/],
     [{ train: file("") }, /has no rows/],
+    [{ train: file("[]", "json") }, /has no rows/],
     [
       { train: file('{"prompt": [{"role": "user", "content": "Hi"}]}') },
       /row 0: prompt: the last message must be the assistant's\. Make/,

@@ -114,7 +114,7 @@ test("a file that cannot be written is said so, and the old one stays", async (t
   writeFileSync(join(folder, "file"), "");
   await t.throwsAsync(writeParquet(join(folder, "file", "a.parquet"), rows, columns), {
     instanceOf: InputError,
-    message: /cannot be written .* Choose another output folder/,
+    message: /cannot be written .* make room or choose another folder/,
   });
   mkdirSync(join(folder, "a.parquet"));
   await t.throwsAsync(writeParquet(join(folder, "a.parquet"), rows, columns), { instanceOf: InputError });

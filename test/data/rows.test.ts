@@ -1,6 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { type ExecutionContext } from "ava";
+import { z } from "zod";
+import { checkedRows, messageForm } from "../../data/checkedRows.js";
 import type { Row } from "../../data/parquet.js";
 import { dataFiles, readRowBatches } from "../../data/rows.js";
 import { InputError } from "../../lib/errors.js";
@@ -67,4 +69,20 @@ test("a folder stands for the data files in it, in the order of their names", as
     message: /no such file or folder/,
   });
   await t.throwsAsync(dataFiles(temporaryFolder(t)), { instanceOf: InputError, message: /holds no \.parquet/ });
+});
+
+test("rows of a known form: the first row and field that will not do are named, with what to do", async (t) => {
+  const path = join(temporaryFolder(t), "rows.jsonl");
+  const form = z.object({ prompt: z.array(messageForm) });
+  const read = async () => {
+    const rows = [];
+    for await (const row of checkedRows(path, form, "Choose another.")) rows.push(row);
+    return rows;
+  };
+  const good = { prompt: [{ role: "user", content: "größe" }] };
+  writeFileSync(path, `${JSON.stringify({ ...good, more: 1 })}\n${JSON.stringify(good)}\n`);
+  t.deepEqual(await read(), [good, good]);
+  writeFileSync(path, `${JSON.stringify(good)}\n{"prompt": [{"role": "bot", "content": ""}]}\n`);
+  const message = /rows\.jsonl: row 1: prompt\.0\.role: .*\. Choose another\.$/;
+  await t.throwsAsync(read, { instanceOf: InputError, message });
 });

@@ -289,8 +289,8 @@ const mistakes: Record<string, Mistake> = {
     message: /in\.json: cannot be read as JSON/,
   },
   "an output that cannot be": {
-    args: (_, model) => scoring(model).with(-1, "no/such/out.json"),
-    message: /no\/such\/out\.json: cannot be written/,
+    args: (_, model) => scoring(model).with(-1, "in.json/out.json"),
+    message: /in\.json\/out\.json: cannot be written/,
   },
   "a device that does not exist": {
     args: (_, model) => [...scoring(model), "--device", "quantum"],

@@ -175,3 +175,28 @@ test("a file cannot reach the prototype either", async (t) => {
   await t.throwsAsync(loadTrainConfig(path), { instanceOf: InputError, message: /__proto__ does not exist/ });
   t.false("polluted" in {});
 });
+
+test("a share to hold out leaves something on both sides", async (t) => {
+  for (const share of [0, 1, 1.5, -0.1]) {
+    const message = /heldOutShare: Too (small|big)/;
+    await t.throwsAsync(loadSftConfig("medical-sft", [`data.heldOutShare=${share}`]), {
+      instanceOf: InputError,
+      message,
+    });
+    const medical = loadTrainConfig("medical", [`environment.heldOutShare=${share}`]);
+    await t.throwsAsync(medical, { instanceOf: InputError, message });
+  }
+});
+
+test("a recipe of the other command says which", async (t) => {
+  const sft = loadTrainConfig("medical-sft");
+  await t.throwsAsync(sft, {
+    instanceOf: InputError,
+    message: "medical-sft: is a configuration for itpo sft; run that",
+  });
+  const train = loadSftConfig("medical");
+  await t.throwsAsync(train, {
+    instanceOf: InputError,
+    message: "medical: is a configuration for itpo train; run that",
+  });
+});

@@ -9,6 +9,7 @@ import { localModel } from "../../llm/localModel.js";
 import { remoteModel } from "../../llm/remoteModel.js";
 import { openReplies, REPLIES_FILE, type Replies } from "../../llm/replies.js";
 import { createSpeaker, type Speaker } from "../../llm/speaker.js";
+import { testsOf } from "../../rewards/codeTests.js";
 import { TURN_SCORES } from "../../rewards/judges/turnScores.js";
 import { openSandbox } from "../../rewards/sandbox.js";
 import { Engine } from "../../serve/engine.js";
@@ -38,7 +39,12 @@ export async function openSimulation(
   run: Pick<TrainConfig, "outcome" | "credit">,
   backend: Backend,
 ): Promise<OpenSimulation> {
-  const [train, heldOut] = [await someTasks(environment.train), await someTasks(environment.heldOut)];
+  const metrics = neededMetrics(environment, run);
+  const needsTests = metrics.includes("pass_rate");
+  const [train, heldOut] = [
+    await someTasks(environment.train, needsTests),
+    await someTasks(environment.heldOut, needsTests),
+  ];
   const { server, local } = environment.user;
   const { judge } = environment;
   const engines = new Map<string, Engine>();
@@ -51,9 +57,7 @@ export async function openSimulation(
       backend,
     ),
   };
-  const metrics = neededMetrics(environment, run);
-  const { allowCodeExecution } = environment;
-  const sandbox = metrics.includes("pass_rate") ? await openSandbox({ allowCodeExecution }) : undefined;
+  const sandbox = needsTests ? await openSandbox(environment) : undefined;
   let replies: Replies | undefined;
   return {
     environment: simulatedEnvironment({
@@ -71,9 +75,15 @@ export async function openSimulation(
   };
 }
 
-async function someTasks(path: string): Promise<Task[]> {
+async function someTasks(path: string, needsTests: boolean): Promise<Task[]> {
   const tasks = await readTasks(path);
   if (tasks.length === 0) throw new InputError(`${path}: holds no task; prepare the data anew`);
+  const bare = needsTests ? tasks.findIndex(({ info }) => testsOf(info) === undefined) : -1;
+  if (bare >= 0) {
+    throw new InputError(
+      `${path}: row ${bare} has no single_turn_metadata.test for pass_rate to run; take bigcodebench`,
+    );
+  }
   return tasks;
 }
 

@@ -16,5 +16,5 @@ export function formatHistory(messages: readonly Message[]): string {
 
 /** Material between marks that it cannot close itself. */
 export function quoted(name: string, text: string): string {
-  return `<${name}>\n${text.replaceAll(`</${name}>`, `< /${name}>`)}\n</${name}>`;
+  return `<${name}>\n${text.replace(new RegExp(`<(/\\s*${name}\\s*>)`, "gi"), "< $1")}\n</${name}>`;
 }

@@ -46,10 +46,14 @@ test("eval: a run's last and best policy, side by side; a name that is not there
     wrong.stderr,
     /^itpo: --checkpoint step-7: there is no model in step-7; give last, best or a model folder\n$/,
   );
+  const tooMany = await run("eval", "runs/quickstart", "--prompts", "999", "--output", "empty");
+  t.is(tooMany.code, 2);
+  t.regex(tooMany.stderr, /^itpo: --prompts is 999, but \d+ tasks are held out; lower it\n$/);
+  t.false(existsSync(join(folder, "empty")), "nothing is written where nothing can be evaluated");
   const nowhere = await run("eval", "nowhere");
   t.is(nowhere.code, 2);
   t.regex(nowhere.stderr, /^itpo: recipe 'nowhere'/);
-  t.regex((await run("compare", "last", "elsewhere")).stderr, /elsewhere.*give the folder of an evaluation/);
+  t.regex((await run("compare", "last", "elsewhere")).stderr, /elsewhere.*give a folder that itpo eval wrote/);
 });
 
 test("train: a recipe of the paper is checked and printed whole, with a note on what is not there; to run it that must be", async (t) => {
@@ -79,4 +83,7 @@ test("train: code that a model writes is run when a flag says so, whatever a fil
   const allowed = await start(t, folder, [...command, "--allow-code-execution"]).ended;
   t.is(allowed.code, 0, allowed.stderr);
   t.regex(allowed.stdout, /^ +allowCodeExecution: true$/m);
+  const idle = await start(t, folder, ["train", "quickstart", "--dry-run", "--allow-code-execution"]).ended;
+  t.is(idle.code, 2);
+  t.is(idle.stderr, "itpo: --allow-code-execution goes with environment.name simulated; leave it out\n");
 });

@@ -1,4 +1,6 @@
-import test from "ava";
+import { createServer, type RequestListener } from "node:http";
+import type { AddressInfo } from "node:net";
+import test, { type ExecutionContext } from "ava";
 import { CallError } from "../../../rl/llm/callError.js";
 import { localModel } from "../../../rl/llm/localModel.js";
 import { remoteModel } from "../../../rl/llm/remoteModel.js";
@@ -52,7 +54,10 @@ test("nobody listens: a connection that may come back", async (t) => {
   const { url, close } = await serve(t);
   await close(0);
   const asked = remoteModel({ url: `${url}/v1`, model: "babbler" }).complete(call(1), always);
-  const error = await t.throwsAsync(asked, { instanceOf: CallError, message: /no connection \(ECONNREFUSED\)/ });
+  const error = await t.throwsAsync(asked, {
+    instanceOf: CallError,
+    message: /no connection to http:\S+ \(ECONNREFUSED\)/,
+  });
   t.true(error.mayPass);
 });
 
@@ -67,4 +72,29 @@ test("an attempt ends with its signal", async (t) => {
   setTimeout(() => controller.abort(reason), 50);
   t.is(await t.throwsAsync(drawing), reason);
   t.true(engine.idle);
+});
+
+async function answering(t: ExecutionContext, answer: RequestListener): Promise<CallError> {
+  const server = createServer(answer).listen(0, "127.0.0.1");
+  await new Promise((listens) => server.once("listening", listens));
+  t.teardown(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const asked = remoteModel({ url: `http://127.0.0.1:${port}/v1`, model: "m" }).complete(call(1), always);
+  return t.throwsAsync(asked, { instanceOf: CallError });
+}
+
+test("a page in place of an answer, or a missing key, says what to check", async (t) => {
+  const page = await answering(t, (_, response) => void response.setHeader("content-type", "text/html").end("<html>"));
+  t.regex(page.message, /is no chat completion; .*up to and with \/v1/);
+  const refused = await answering(t, (_, response) => void response.writeHead(401).end("{}"));
+  t.regex(refused.message, /^HTTP 401 .*; set the API key/);
+});
+
+test("Retry-After is heeded in seconds and as a date", async (t) => {
+  const asked = (value: string) =>
+    answering(t, (_, response) => void response.writeHead(429, { "retry-after": value }).end("{}"));
+  t.is((await asked("7")).retryAfter, 7);
+  const { retryAfter } = await asked(new Date(Date.now() + 60_000).toUTCString());
+  t.true(retryAfter > 50 && retryAfter <= 60, `${retryAfter}`);
+  for (const value of ["soon", "-1", new Date(0).toUTCString()]) t.is((await asked(value)).retryAfter, 0, value);
 });

@@ -41,8 +41,17 @@ test("a reply that could not be used is kept and never comes back; a later one o
 
 test("a damaged line is named", (t) => {
   const path = join(temporaryFolder(t), "replies.jsonl");
-  writeFileSync(path, "no JSON\n");
-  t.throws(() => openReplies(path), { instanceOf: InputError, message: /replies\.jsonl: has a line that is not JSON/ });
+  for (const line of ["no JSON", "null", '{"key": "k"}', '{"text": "t"}', "[]"]) {
+    writeFileSync(path, `${line}\n`);
+    t.throws(() => openReplies(path), {
+      instanceOf: InputError,
+      message: /replies\.jsonl: has a line that is no reply/,
+    });
+  }
+});
+
+test("a folder in the file's place is named", (t) => {
+  t.throws(() => openReplies(temporaryFolder(t)), { instanceOf: InputError, message: /cannot be opened \(EISDIR/ });
 });
 
 test("a call's name tells model, messages, every setting, and the schema", (t) => {

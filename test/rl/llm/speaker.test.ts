@@ -81,7 +81,9 @@ for (const [fault, metric] of passing) {
 
 test("a call that the server refuses is not made again", async (t) => {
   const { server, speaker } = await ask(t, { fault: () => "refused" });
-  await t.throwsAsync(speaker.ask(question()), { message: "judge: HTTP 401 no such key" });
+  await t.throwsAsync(speaker.ask(question()), {
+    message: "judge: HTTP 401 no such key; set the API key (apiKeyEnv names its variable)",
+  });
   t.is(server.bodies.length, 1);
   t.like(speaker.takeMetrics(), { calls: 1, attempts: 1, faults_refused: 1, failures_refused: 1 });
 });
