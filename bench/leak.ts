@@ -3,7 +3,7 @@
  * Prints the bytes in live tensors, which must not change, and what the process gains per step, sampled after forced
  * collections and after the C library (glibc) has given back what it holds of freed memory.
  *
- *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded --compact-on-every-full-gc dist/bench/leak.js [STEPS] [hold] [key.path=value…]
+ *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded --compact-on-every-full-gc dist/bench/leak.js [STEPS] [every=90] [hold] [key.path=value…]
  *
  * Without the flags the figure is noise: V8's compiling threads have arenas that come and go by megabytes, and pages that
  * it keeps half empty do too. Part of `rss` is `code`, what V8 compiled, of which there is more until the last function
