@@ -4,9 +4,11 @@ import { type Html, html } from "./html.js";
 const SECRET = /(api_?key|password|secret|credential|(access|auth|bearer)_?token)$/i;
 
 /** A tree of plain values as tables, one for each top-level branch and one row for each leaf. Secrets are not shown. */
-export function configTables(config: unknown): Html {
+export function configSection(config: unknown): Html {
   const groups = groupBy(leaves(config, []), ({ path }) => (path.length > 1 ? path[0] : ""));
-  return html`<div class="config">${[...groups].map(([name, rows]) => table(name, rows))}</div>`;
+  return html`<section aria-labelledby="config"><h2 id="config">Configuration</h2>
+<div class="config">${[...groups].map(([name, rows]) => table(name, rows))}</div>
+</section>`;
 }
 
 function table(name: string, rows: readonly Leaf[]): Html {

@@ -169,6 +169,12 @@ function verdict(turns: readonly TranscriptMessage[], best: TranscriptMessage | 
 
 /** The conversations' part of the page, which the script fills. */
 export function conversationSection(data: ConversationData): Html {
+  return html`<section aria-labelledby="conversations"><h2 id="conversations">Conversations</h2>
+${viewer(data)}
+</section>`;
+}
+
+function viewer(data: ConversationData): Html {
   const options = (all: string, names: readonly string[]) =>
     html`<option value="">${all}</option>${names.map((name) => html`<option>${name}</option>`)}`;
   if (data.transcripts.length === 0) return html`<p class="note">None recorded yet.</p>`;

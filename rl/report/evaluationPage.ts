@@ -1,7 +1,7 @@
 import { type Comparison, comparisonRows } from "../evaluation/compare.js";
 import type { EvaluationRecord } from "../evaluation/record.js";
 import { summaryRows } from "../evaluation/table.js";
-import { configTables } from "./configTable.js";
+import { configSection } from "./configTable.js";
 import { conversationData, conversationSection } from "./conversations.js";
 import { formatDuration, formatNumber } from "./format.js";
 import { groupBy } from "./groupBy.js";
@@ -30,12 +30,8 @@ ${table(summaryRows(record))}
 <p class="note">Means over prompts; best and worst of k are expected values over k samples drawn from those of a prompt; failed conversations are in no number.</p>
 ${numbers("How conversations end", stops)}${numbers("Users and judges", calls)}
 </section>
-<section aria-labelledby="conversations"><h2 id="conversations">Conversations</h2>
 ${conversationSection(conversations)}
-</section>
-<section aria-labelledby="config"><h2 id="config">Configuration</h2>
-${configTables(config)}
-</section>`;
+${configSection(config)}`;
   const markup = renderPage({
     title: name,
     state: `evaluation, ${prompts} prompts × ${samples}`,

@@ -1,5 +1,5 @@
 import { chartData, chartFigure, type Domain, type Drawing, draw, type Level } from "./chart.js";
-import { configTables } from "./configTable.js";
+import { configSection } from "./configTable.js";
 import { type Bounds, conversationData, conversationSection } from "./conversations.js";
 import { chartGroups } from "./curves.js";
 import { formatDuration } from "./format.js";
@@ -53,12 +53,8 @@ export function renderReport(report: Report, bounds: Bounds = BOUNDS): string {
 <section aria-labelledby="curves"><h2 id="curves">Curves</h2>
 ${metrics.length === 0 ? html`<p class="note">No step finished yet.</p>` : groupSections(groups, x)}
 </section>
-<section aria-labelledby="conversations"><h2 id="conversations">Conversations</h2>
 ${conversationSection(conversations)}
-</section>
-<section aria-labelledby="config"><h2 id="config">Configuration</h2>
-${configTables(config)}
-</section>`,
+${configSection(config)}`,
     data: [
       jsonScript("charts", { x, charts: groups.flatMap((group) => group.drawings.map(chartData)) }),
       jsonScript("transcripts", conversations),
