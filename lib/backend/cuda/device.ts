@@ -93,8 +93,11 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
-  /** The last kernel is a library's, which may let the next one begin before what it wrote, a weight for instance, is there. */
-  #behindLibrary = false;
+  /**
+   * The last thing enqueued is a kernel that overlaps: one of those begins only behind another, so that what it reads before its
+   * turn, weights for instance, was there before the first of them began.
+   */
+  #behindOverlapping = false;
   /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
   #recorded: Block[] | undefined;
 
@@ -216,8 +219,8 @@ export class CudaDevice {
     const { driver, stream } = this;
     const elapsed = this.#timer();
     const shared = launch.shared ?? 0;
-    const overlaps = launch.overlaps && !this.#behindLibrary;
-    this.#behindLibrary = false;
+    const overlaps = launch.overlaps && this.#behindOverlapping;
+    this.#behindOverlapping = launch.overlaps === true;
     const status = overlaps
       ? driver.launchKernelEx(
           this.#overlapping.with(x, y, z, launch.block, shared, stream),
@@ -245,7 +248,7 @@ export class CudaDevice {
   timed(name: string, work: Pick<Launch, "bytes" | "flops">, enqueue: () => void): void {
     const elapsed = this.#timer();
     enqueue();
-    this.#behindLibrary = true;
+    this.#behindOverlapping = false;
     this.ran(name);
     if (elapsed) printTime(name, elapsed(), work);
   }
@@ -259,6 +262,7 @@ export class CudaDevice {
 
   /** Enqueues a copy of host data to a device address; the data may be overwritten at once. */
   copyIn(address: number, data: TypedArray): void {
+    this.#behindOverlapping = false;
     if (data.byteLength === 0) return;
     if (data.byteLength > STAGED_BYTES) {
       this.driver.memcpyHtoD(address, data, data.byteLength, this.stream);

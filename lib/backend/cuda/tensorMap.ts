@@ -1,23 +1,24 @@
 import koffi from "koffi";
 import type { Driver } from "./driver.js";
 
-/** A bf16 matrix that kernels copy in boxes of 128-byte rows: how the copy engine of Hopper and later finds them. */
+/** A bf16 matrix that kernels copy in boxes: how the copy engine of Hopper and later finds them. */
 export interface TiledMatrix {
   readonly address: number;
   readonly rows: number;
   readonly columns: number;
   /** Elements from row to row. Default: columns. */
   readonly pitch?: number;
-  /** Of the box; 64 columns of bf16 fill a row of the 128-byte swizzle. */
   readonly boxRows: number;
-  readonly boxColumns: number;
+  /** Of the box; its rows fill those of the 128-, 64- or 32-byte swizzle. */
+  readonly boxColumns: 64 | 32 | 16;
 }
 
 const MAP_BYTES = 128;
 /** Maps that may be in use at once: a launch copies its own. */
 const SLOTS = 16;
-// CUtensorMapDataType, …Swizzle, …L2promotion
-const [BFLOAT16, SWIZZLE_128B, PROMOTE_256B] = [9, 3, 3];
+// CUtensorMapDataType, …L2promotion, and …swizzle by the columns of the box
+const [BFLOAT16, PROMOTE_256B] = [9, 3];
+const swizzles = { 16: 1, 32: 2, 64: 3 };
 
 const slots: Uint8Array[] = [];
 let next = 0;
@@ -41,7 +42,7 @@ export function tensorMap(driver: Driver, matrix: TiledMatrix): Uint8Array {
     Uint32Array.of(boxColumns, boxRows),
     Uint32Array.of(1, 1),
     0,
-    SWIZZLE_128B,
+    swizzles[boxColumns],
     PROMOTE_256B,
     0,
   );

@@ -4,7 +4,7 @@ import type { CudaContext } from "../context.js";
 import { cType } from "../launch.js";
 
 /** As in kernels/adamw.cu. */
-const CHUNK = 16384;
+const CHUNK = 8192;
 
 type AdamwKernels = Pick<FusedKernels, "adamw" | "adamwMany" | "sumSquares">;
 

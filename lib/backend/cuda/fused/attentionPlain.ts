@@ -33,7 +33,7 @@ export function attentionVariants(device: CudaDevice): (x: ArrayRef, layout: Hea
     const kernels = new Map<string, Kernel>();
     const shape = variantShape(dtype, headDim);
     const kernel: AttentionVariant["kernel"] = (file, entry, signature, shared = 0, more = {}) => {
-      const name = `${entry} ${shared}`;
+      const name = `${entry} ${shared} ${Object.values(more)}`;
       let found = kernels.get(name);
       if (!found) {
         found = device.kernels.get(file, entry, signature, { ...shape.defines, ...more }, shared);

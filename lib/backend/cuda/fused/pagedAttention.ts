@@ -3,6 +3,7 @@ import type { CudaContext } from "../context.js";
 import type { Kernel } from "../kernels.js";
 import type { WorkLists } from "../workList.js";
 import { type AttentionVariant, attentionVariants, type Item } from "./attentionPlain.js";
+import { hopperChunks } from "./pagedAttentionHopper.js";
 
 /** Keys whose partial result stands alone, as in kernels/attentionTile.cuh. */
 const CHUNK = 512;
@@ -81,7 +82,8 @@ export function pagedAttentionKernel(
     y: Storage,
   ): void => {
     const { heads, kvHeads, headDim } = layout;
-    const { mma, rows, block, shared, scales, kernel } = variantOf(x, layout);
+    const variant = variantOf(x, layout);
+    const { mma, rows, block, shared, scales, kernel } = variant;
     const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => at.items + 32 * item);
     const from = [device.address(x), device.address(cache), at.pages, at.pageSize];
     const overlaps = device.capability >= 90;
@@ -97,7 +99,8 @@ export function pagedAttentionKernel(
         const fn = kernel("pagedAttention", "paged_mma", "pppipiiffp", shared, { STAGES: 2 });
         run(fn, [...from, first, heads, kvHeads, ...scales, whole(y)], plan.whole, shared);
       }
-      if (mma && plan.chunks > 0) {
+      const work = { x: from[0], cache, pages: at.pages, pageSize: at.pageSize, items: second, count: plan.chunks };
+      if (mma && plan.chunks > 0 && !hopperChunks(device, variant, layout, { ...work, y: whole(y), partial })) {
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });

@@ -1,5 +1,5 @@
 // AdamW over all parameters of an optimizer in one launch, and the sum of squares of all gradients. The work is cut into
-// chunks of CHUNK elements; a block finds the tensor its chunk belongs to by bisection.
+// chunks of CHUNK elements; a block finds the tensor that its chunk belongs to.
 #include "common.cuh"
 
 #ifndef DTYPE
@@ -8,7 +8,7 @@
 
 typedef DTYPE T;
 
-#define CHUNK 16384
+#define CHUNK 8192
 #define THREADS 256
 
 struct Slot {
@@ -21,12 +21,13 @@ struct Slot {
   i64 first; // number of its first chunk
 };
 
+// The last slot whose first chunk is not after `chunk`. Each warp looks at 32 places at a time: two rounds for 1024 tensors.
 template <typename S> __device__ __forceinline__ S find_slot(const S *slots, int count, i64 chunk) {
-  int low = 0, high = count - 1;
-  while (low < high) {
-    int middle = (low + high + 1) / 2;
-    if (slots[middle].first <= chunk) low = middle;
-    else high = middle - 1;
+  int low = 0, stride = 1;
+  while (stride * 32 < count) stride *= 32;
+  for (; stride > 0; stride /= 32) {
+    const int at = low + (int)(threadIdx.x % 32) * stride;
+    low += (__popc(__ballot_sync(0xffffffffu, at < count && slots[at].first <= chunk)) - 1) * stride;
   }
   return slots[low];
 }
@@ -52,9 +53,9 @@ adamw(const Slot *slots, int count, float grad_scale, float beta1, float rest1, 
         ws[j] = keep * ws[j] - step_size * ms[j] / (sqrtf(vs[j]) * correction + eps);
         rounded.at[j] = from_float<T>(ws[j]);
       }
-      __stcs((float4 *)(slot.master + i), w);
-      __stcs((float4 *)(slot.m + i), m);
-      __stcs((float4 *)(slot.v + i), v);
+      *(float4 *)(slot.master + i) = w;
+      *(float4 *)(slot.m + i) = m;
+      *(float4 *)(slot.v + i) = v;
       if (slot.param) *(Pack<T, 4> *)(slot.param + i) = rounded;
     } else {
       for (i64 j = i; j < end; j++) {

@@ -8,14 +8,14 @@ struct alignas(16) Item {
 
 constexpr int CHUNK = 512;
 
-// The work of a step's attention: items [slots, chunks], then the slots' merges. lengths count the new token; 0 is an empty slot.
-// Thread = slot * chunks + chunk.
+// The work of a step's attention: items [chunks, slots], so that whole chunks come before the last ones, then the slots' merges. lengths
+// count the new token; 0 is an empty slot. Thread = chunk * slots + slot.
 extern "C" __global__ void __launch_bounds__(256)
 plan_slots(const int *lengths, Item *items, int slots, int chunks, int group, int pages) {
-  const int i = blockIdx.x * 256 + threadIdx.x, slot = i / chunks, chunk = i % chunks;
-  if (slot >= slots) return;
+  const int i = blockIdx.x * 256 + threadIdx.x, slot = i % slots, chunk = i / slots;
+  if (chunk >= chunks) return;
   const int position = lengths[slot] - 1, count = position < 0 ? 0 : position / CHUNK + 1;
-  Item item = {chunk < count ? slot : -1, position, 0, group, slot * pages, chunk, count > 1 ? i : -1, 0};
+  Item item = {chunk < count ? slot : -1, position, 0, group, slot * pages, chunk, count > 1 ? slot * chunks + chunk : -1, 0};
   items[i] = item;
   if (chunk > 0) return;
   item.query = count > 1 ? slot : -1;

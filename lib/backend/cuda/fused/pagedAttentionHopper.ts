@@ -1,0 +1,69 @@
+import type { ArrayRef, HeadLayout } from "../../backend.js";
+import type { CudaDevice } from "../device.js";
+import { tensorMap } from "../tensorMap.js";
+import type { AttentionVariant } from "./attentionPlain.js";
+
+// As in kernels/pagedAttentionHopper.cu.
+const CHUNK = 512;
+const ROWS = 16;
+const CLUSTER = 4;
+const STAGES = 5;
+/** What aligns shared memory. */
+const ALIGNMENT = 1024;
+/** With no more chunks than this share of the multiprocessors each is cut among the blocks of a cluster. */
+const FEW_CHUNKS = 1 / 4;
+
+/** Shared memory of both kernels. */
+export function hopperBytes(headDim: number): { readonly cluster: number; readonly stream: number } {
+  const common = ROWS * CHUNK * 2 + ROWS * headDim * 2 + ALIGNMENT;
+  return {
+    cluster: 128 * headDim * 2 + (CHUNK * headDim * 2) / CLUSTER + common,
+    stream: STAGES * 64 * headDim * 2 + common,
+  };
+}
+
+/** Rows of the boxes in which the copy engine brings keys: each lies in one page. Undefined where pages have no such size. */
+export function boxRows(pageSize: number): number | undefined {
+  return [64, 32, 16, 8].find((rows) => pageSize % rows === 0);
+}
+
+/** What a launch over chunks is given; addresses are the device's. */
+export interface Chunks {
+  readonly x: number;
+  readonly cache: ArrayRef;
+  readonly pages: number;
+  readonly pageSize: number;
+  readonly items: number;
+  readonly count: number;
+  readonly y: number;
+  readonly partial: number;
+}
+
+/** Enqueues kernels/pagedAttentionHopper.cu over chunks, where it is made for them: bf16, on Hopper, of pages of multiples of 8. */
+export function hopperChunks(
+  device: CudaDevice,
+  { mma, scales, kernel }: AttentionVariant,
+  { heads, kvHeads, headDim }: HeadLayout,
+  { cache, pageSize, count, ...at }: Chunks,
+): boolean {
+  const rows = boxRows(pageSize);
+  if (!mma || device.capability !== 90 || rows === undefined) return false;
+  const [cacheRows, columns] = cache.shape;
+  const map = (boxColumns: 64 | 32 | 16) =>
+    tensorMap(device.driver, {
+      address: device.address(cache),
+      ...{ rows: cacheRows, columns, boxRows: rows, boxColumns },
+    });
+  const { cluster, stream } = hopperBytes(headDim);
+  const rest = [at.pages, pageSize, at.items, heads, kvHeads, ...scales, at.y, at.partial];
+  if (count * kvHeads <= device.multiprocessors * FEW_CHUNKS) {
+    const fn = kernel("pagedAttentionHopper", "paged_mma_cluster", "psspipiiffpp", cluster, { BOX_ROWS: rows });
+    const launch = { grid: [CLUSTER * count, kvHeads] as const, block: 128, shared: cluster, overlaps: true };
+    device.launch(fn, [at.x, map(64), map(headDim === 128 ? 32 : 16), ...rest], launch);
+  } else {
+    const fn = kernel("pagedAttentionHopper", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
+    const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: true };
+    device.launch(fn, [at.x, map(64), ...rest], launch);
+  }
+  return true;
+}
