@@ -7,44 +7,57 @@ const READ_AHEAD = 96 * 1024;
 const MOST_TILES = 11;
 /** Columns of a box of the copy engine. */
 export const BOX = 64;
+const ROW_BYTES = 2 * BOX;
+/** Rows of weights that a warpgroup multiplies. */
+const WARPGROUP_ROWS = 64;
 const ALIGNMENT = 1024;
 
 /** How a kernel of kernels/fewRowsHopper.cu is compiled and launched. */
 export type Division = ReturnType<typeof divide>;
 
-/** Blocks of some tiles of 16 outputs each, for weights of `width` columns; `norm`: whether the kernel normalizes x. */
-function divide(tiles: number, tilesOfBlock: number, width: number, norm: boolean) {
-  const TILES = Math.min(tilesOfBlock, MOST_TILES);
-  const BOXES = TILES === 1 ? 4 : TILES === 2 ? 2 : 1;
-  const stage = 2 * BOX * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
-  const STAGES = Math.min(Math.ceil(width / BOX / BOXES), Math.floor(IN_FLIGHT / stage));
-  const AHEAD = Math.floor(READ_AHEAD / (32 * BOX * BOXES * TILES));
+/**
+ * Blocks of `TILES` tiles of 16 outputs each and stages of `BOXES` boxes, a divisor of width / 64, for weights
+ * [outputs, width]; `norm`: whether the kernel normalizes x.
+ */
+export function divide(outputs: number, width: number, norm: boolean, TILES: number, BOXES = boxesOf(TILES, width)) {
+  const halves = norm ? 2 : 1;
+  const half = (16 * TILES) / halves;
+  const warpgroups = Math.ceil(half / WARPGROUP_ROWS);
+  const stage = ROW_BYTES * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
+  const STAGES = Math.min(width / BOX / BOXES, Math.floor(IN_FLIGHT / stage));
+  const AHEAD = Math.floor(READ_AHEAD / (ROW_BYTES * BOXES * 16 * TILES));
+  // Rows that are read from the last half of a stage on, past the stage's end.
+  const past = ROW_BYTES * ((halves * BOXES - 1) * half + WARPGROUP_ROWS * warpgroups) - stage;
   return {
     defines: { TILES, BOXES, STAGES, AHEAD, NORM: norm ? 1 : 0, PACKS: norm ? Math.ceil(width / 256) : 1 },
-    grid: [Math.ceil(tiles / TILES)] as const,
-    block: 32 * (TILES + 1),
-    shared: STAGES * stage + (norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,
+    grid: [Math.ceil(outputs / 16 / TILES)] as const,
+    block: 128 * warpgroups + 32,
+    shared: STAGES * stage + Math.max(past, norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,
     overlaps: true,
   };
 }
 
+/** So many boxes that a stage of a narrow block is worth its barriers. */
+function boxesOf(tiles: number, width: number): number {
+  const most = tiles === 1 ? 4 : tiles === 2 ? 2 : 1;
+  return [4, 2, 1].find((boxes) => boxes <= most && (width / BOX) % boxes === 0)!;
+}
+
 /** Of few_rows_plain, for weights [outputs, width]. */
 export function dividePlain(outputs: number, width: number, multiprocessors: number): Division {
-  const tiles = Math.ceil(outputs / 16);
-  const each = Math.ceil(tiles / multiprocessors);
-  return divide(tiles, each <= 2 ? 1 : each, width, false);
+  const each = Math.ceil(outputs / 16 / multiprocessors);
+  return divide(outputs, width, false, each <= 2 ? 1 : Math.min(each, MOST_TILES));
 }
 
 /** Of few_rows_swiglu, for weights [outputs, width] of gate and up together. */
 export function divideSwiglu(outputs: number, width: number, multiprocessors: number): Division {
-  const tiles = outputs / 16;
-  return divide(tiles, Math.ceil(tiles / multiprocessors), width, true);
+  return divide(outputs, width, true, Math.min(Math.ceil(outputs / 16 / multiprocessors), MOST_TILES));
 }
 
 /** Of few_rows_qkv, for weights [outputs, width] of heads of `headDim`, a multiple of 16. */
 export function divideQkv(outputs: number, width: number, headDim: number, multiprocessors: number): Division {
   // The outputs of a block are of one head; and there is no room for two blocks beside the attention that comes next.
-  const tiles = outputs / 16;
   const fitting = [1, 2, 4, 8].filter((each) => headDim % (16 * each) === 0);
-  return divide(tiles, fitting.find((each) => tiles / each <= multiprocessors) ?? fitting.at(-1)!, width, true);
+  const each = fitting.find((each) => outputs / 16 / each <= multiprocessors) ?? fitting.at(-1)!;
+  return divide(outputs, width, true, each);
 }

@@ -1,13 +1,15 @@
 // Products of up to 8 rows by a weight matrix, for decoding: the time goes into reading the weights. y [rows, outputs] =
-// x [rows, width] · w [outputs, width] transposed, with what surrounds it in a layer. width is a multiple of 64.
+// x [rows, width] · w [outputs, width] transposed, with what surrounds it in a layer. width is a multiple of 64 BOXES.
 //
 // An element is summed along the width by tensor-core steps of 16 in order, in one accumulator, as cuBLASLt's kernels and those of
 // linearLogprobHopper.cu do: it has the bits of the product over many rows.
 //
-// A block has TILES tiles of 16 outputs, a warp each, and a warp that has the copy engine bring weights, and unless NORM x, through
-// STAGES buffers of BOXES boxes of 64 columns. A tile is 8 outputs of the block's first half and 8 of its second; in memory the
-// halves follow each other, or lie apart (HALVES = 2: gate and up, or the halves of a head that turn into each other). Weights do
-// not depend on the kernel before, so reading them begins while it ends.
+// A block has TILES tiles of 16 outputs. A warp has the copy engine bring their weights, and unless NORM x, through STAGES buffers of
+// BOXES boxes of 64 columns: at least two buffers, unless one holds all. Warpgroups multiply 64 outputs each by all rows of x; wgmma,
+// since every step waits for the one before and mma.sync takes longer. Rows past the block's outputs are whatever lies behind them in
+// shared memory; nothing comes of them. The outputs follow each other in memory, or (HALVES = 2) are as many of two halves that lie
+// apart: gate and up, or the halves of a head that turn into each other; a thread has both sums then. Weights do not depend on the
+// kernel before, so reading them begins while it ends.
 #include "formulas.cuh"
 #include "hopper.cuh"
 #include "mma.cuh"
@@ -24,10 +26,12 @@
 #define HEAD_DIM 128
 #endif
 
-constexpr int ROWS = 8, THREADS = 32 * (TILES + 1), HALVES = NORM ? 2 : 1, BOX = 64;
-constexpr int HALF_BYTES = TILES * 8 * BOX * 2, W_BYTES = 2 * HALF_BYTES, X_BYTES = NORM ? 0 : ROWS * BOX * 2;
-constexpr int STAGE_BYTES = BOXES * (W_BYTES + X_BYTES);
-// Dynamic shared memory: STAGES * STAGE_BYTES, with NORM ROWS * width * 2, and 1024 for alignment.
+constexpr int ROWS = 8, BOX = 64, BOX_ROW = BOX * 2, HALVES = NORM ? 2 : 1, OUTPUTS = 16 * TILES / HALVES; // of a half
+constexpr int WARPGROUPS = (OUTPUTS + 63) / 64, THREADS = 128 * WARPGROUPS + 32;
+constexpr int HALF_BYTES = OUTPUTS * BOX_ROW, W_BYTES = HALVES * HALF_BYTES, X_BYTES = ROWS * BOX_ROW;
+constexpr int STAGE_BYTES = BOXES * (W_BYTES + (NORM ? 0 : X_BYTES));
+// Dynamic shared memory: STAGES * STAGE_BYTES, then what is more of ROWS * width * 2 with NORM and of what 64 WARPGROUPS rows of the last
+// stage's last half take past its end, and 1024 for alignment.
 extern __shared__ uint4 dynamic_shared[];
 
 struct Input {
@@ -50,10 +54,11 @@ __device__ __forceinline__ void load_part(Part &to, const bf16 *from, int width)
   }
 }
 
-// The normalized rows of x, zeros for rows there are not. A warp has a row; the order of additions is that of rmsNorm.cu with 32
-// threads a row and packs of 8.
+// The normalized rows of x, zeros for rows there are not. A warp has a row, the first row the last of those that multiply, which has
+// no outputs where they are few; the order of additions is that of rmsNorm.cu with 32 threads a row and packs of 8.
 __device__ __forceinline__ void normalize(u32 shared, const Input &in, const Part &weight) {
-  for (int row = threadIdx.x / 32; row < ROWS; row += TILES + 1) {
+  constexpr int WARPS = THREADS / 32;
+  for (int row = (2 * WARPS - 2 - threadIdx.x / 32) % WARPS; row < ROWS; row += WARPS) {
     const bool there = row < in.rows;
     Part x;
     float sum = 0, scale = 0;
@@ -76,20 +81,19 @@ __device__ __forceinline__ void normalize(u32 shared, const Input &in, const Par
 #pragma unroll
         for (int j = 0; j < 8; j++)
           out.at[j] = from_float<bf16>(scaled(to_float(x.at[p].at[j]), scale, to_float(weight.at[p].at[j])));
-      const u32 to = unit_at<8>(shared + at / BOX * ROWS * BOX * 2, row, at % BOX / 8);
+      const u32 to = unit_at<8>(shared + at / BOX * X_BYTES, row, at % BOX / 8);
       const uint4 bits = *(const uint4 *)&out;
       asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w) : "memory");
     }
   }
 }
 
-// What a warp multiplies of one box.
-struct Operands {
-  u32 left[4][4], right[4][2];
-};
+// Outputs of this thread, i = 0 and 1, from the first of the block's half or halves, and rows of x, e = 0 and 1.
+__device__ __forceinline__ int own_output(int i) { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * i; }
+__device__ __forceinline__ int own_row(int e) { return threadIdx.x % 4 * 2 + e; }
 
-// halves: the first outputs of the block's two halves. begin(row of e = 0 and 1): loads what finish needs, once the kernel before has
-// ended. finish(e, row, low, high): sums of outputs halves + 8 * tile + lane / 4, for row `row` of x.
+// halves: the first outputs of the block's halves. begin(): starts loading what finish needs, once the kernel before has ended.
+// finish(i, e, sums): the sums of own_output(i), in each half, for own_row(e).
 template <typename Begin, typename Finish>
 __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map, const TensorMap &x_map, const int (&halves)[2],
                                          Begin begin, Finish finish) {
@@ -97,10 +101,11 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   __shared__ u64 barriers[2 * STAGES];
   const u32 full = shared_address(barriers), empty = full + 8 * STAGES;
   const u32 shared = (shared_address(dynamic_shared) + 1023) / 1024 * 1024, resident = shared + STAGES * STAGE_BYTES;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, boxes = in.width / BOX, steps = (boxes + BOXES - 1) / BOXES;
-  const bool brings = threadIdx.x == 32 * TILES, computes = warp < TILES;
+  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  const int steps = in.width / (BOX * BOXES);
+  const bool brings = threadIdx.x == 128 * WARPGROUPS;
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < STAGES; stage++) barrier_init(full + 8 * stage, 1), barrier_init(empty + 8 * stage, TILES);
+    for (int stage = 0; stage < STAGES; stage++) barrier_init(full + 8 * stage, 1), barrier_init(empty + 8 * stage, 4 * WARPGROUPS);
     barrier_init_fence();
   }
   __syncthreads();
@@ -125,7 +130,7 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   const int ahead = min(steps, STAGES);
   if (brings) {
     for (int step = 0; step < ahead; step++) bring_w(step, step);
-    for (int box = STAGES * BOXES; box < min(boxes, (STAGES + AHEAD) * BOXES); box++)
+    for (int box = STAGES * BOXES; box < min(steps, STAGES + AHEAD) * BOXES; box++)
 #pragma unroll
       for (int half = 0; half < HALVES; half++) tma_prefetch(w_map, box * BOX, halves[half]);
   }
@@ -134,11 +139,14 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   wait_for_kernel_before();
   if (brings)
     for (int step = 0; step < ahead; step++) bring_x(step, step);
+  const bool ends = 16 * warp < OUTPUTS; // else nothing comes of what this warp multiplies
+  if (ends) begin();
   if (NORM) {
     normalize(resident, in, weight);
+    fence_async_proxy();
     __syncthreads();
   }
-  if (!computes) {
+  if (warp == 4 * WARPGROUPS) {
     if (brings) {
       int stage = 0;
       u32 parity = 0;
@@ -152,124 +160,142 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
     return;
   }
 
-  const int row[2] = {lane % 4 * 2, lane % 4 * 2 + 1};
-  begin(row);
-  int stage = 0;
+  const u32 first = shared + warp / 4 * 64 * BOX_ROW;
+  float sums[HALVES][4] = {};
+#pragma unroll
+  for (int half = 0; half < HALVES; half++) hold(sums[half]);
+  int stage = 0, before = 0;
   u32 parity = 0;
-  // Multiplies what is in registers of one box and has the next one, number `box`, come meanwhile: each product waits for the one
-  // before.
-  float sums[4] = {0, 0, 0, 0};
-  const auto multiply = [&](const Operands &by, Operands &next, int box, bool first) {
-    const int place = box % BOXES;
-    const bool more = box < boxes;
-    const u32 base = shared + stage * STAGE_BYTES, w = base + place * W_BYTES;
-    const u32 x = NORM ? resident + box * ROWS * BOX * 2 : base + BOXES * W_BYTES + place * X_BYTES;
+  bool there = false; // the stage's boxes
+#pragma unroll 1
+  for (int step = 0; step < steps; step++) {
+    if (!there) barrier_wait(full + 8 * stage, parity);
+    const int next = stage + 1 < STAGES ? stage + 1 : 0;
+    if (next == 0) parity ^= 1;
+    wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-      if (!first) mma(sums, by.left[k], by.right[k][0], by.right[k][1]);
-      if (!more) continue;
-      if (k == 0 && place == 0) barrier_wait(full + 8 * stage, parity);
-      ldmatrix(next.left[k], unit_at<8>(w, lane / 8 % 2 * 8 * TILES + 8 * warp + lane % 8, 2 * k + lane / 16));
-      if (k % 2 == 1) continue;
-      u32 two[4]; // steps k and k + 1
-      ldmatrix(two, unit_at<8>(x, lane % 8, 2 * k + lane / 8));
+    for (int box = 0; box < BOXES; box++) {
+      const u64 w = descriptor(first + stage * STAGE_BYTES + box * W_BYTES);
+      const u64 x = descriptor(NORM ? resident + (step * BOXES + box) * X_BYTES
+                                    : shared + stage * STAGE_BYTES + BOXES * W_BYTES + box * X_BYTES);
 #pragma unroll
-      for (int i = 0; i < 4; i++) next.right[k + i / 2][i % 2] = two[i];
+      for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int half = 0; half < HALVES; half++)
+          wgmma_shared<0, 0>(sums[half], w + (half * HALF_BYTES + k * 32 >> 4), x + (k * 32 >> 4), 1);
     }
-    if (more && place == BOXES - 1) {
-      __syncwarp();
-      if (lane == 0) barrier_arrive(empty + 8 * stage);
-      if (++stage == STAGES) stage = 0, parity ^= 1;
-    }
-  };
-  Operands even, odd;
-  multiply(odd, even, 0, true);
-  for (int box = 0; box < boxes; box += 2) {
-    multiply(even, odd, box + 1, false);
-    if (box + 1 < boxes) multiply(odd, even, box + 2, false);
+    wgmma_commit();
+    there = barrier_passed(full + 8 * next, parity);
+    wgmma_wait<1>(); // of the step before
+    if (lane == 0 && step > 0) barrier_arrive(empty + 8 * before);
+    before = stage, stage = next;
   }
+  wgmma_wait<0>();
 #pragma unroll
-  for (int e = 0; e < 2; e++)
-    if (row[e] < in.rows) finish(e, row[e], sums[e], sums[2 + e]);
+  for (int half = 0; half < HALVES; half++) hold(sums[half]);
+  if (!ends) return;
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      float own[HALVES];
+#pragma unroll
+      for (int half = 0; half < HALVES; half++) own[half] = sums[half][2 * i + e];
+      if (own_output(i) < OUTPUTS && own_row(e) < in.rows) finish(i, e, own);
+    }
 #endif
 }
 
 __device__ __forceinline__ float rounded(float x) { return to_float(from_float<bf16>(x)); }
-__device__ __forceinline__ int own_output() { return threadIdx.x / 32 * 8 + threadIdx.x % 32 / 4; }
 
-// y = x·wᵀ (+ bias) (+ residual); without NORM
+#if !NORM
+// y = x·wᵀ (+ bias) (+ residual)
 extern "C" __global__ void __launch_bounds__(THREADS)
 few_rows_plain(const __grid_constant__ TensorMap w, const __grid_constant__ TensorMap x, const bf16 *bias, const bf16 *residual, bf16 *y,
                int rows, int outputs, int width) {
-  const int first = blockIdx.x * TILES * 16, output[2] = {first + own_output(), first + TILES * 8 + own_output()};
-  float added[2] = {0, 0}, past[2][2] = {};
+  const int first = blockIdx.x * OUTPUTS, output[2] = {first + own_output(0), first + own_output(1)};
+  bf16 added[2] = {}, past[2][2] = {};
   few_rows({nullptr, nullptr, 0, rows, width}, w, x, {first, 0},
-           [&](const int (&row)[2]) {
+           [&] {
 #pragma unroll
-             for (int half = 0; half < 2; half++) {
-               if (output[half] >= outputs) continue;
-               if (bias) added[half] = to_float(bias[output[half]]);
+             for (int i = 0; i < 2; i++) {
+               if (output[i] >= outputs) continue;
+               if (bias) added[i] = bias[output[i]];
 #pragma unroll
                for (int e = 0; e < 2; e++)
-                 if (residual && row[e] < rows) past[e][half] = to_float(residual[(i64)row[e] * outputs + output[half]]);
+                 if (residual && own_row(e) < rows) past[i][e] = residual[(i64)own_row(e) * outputs + output[i]];
              }
            },
-           [&](int e, int row, float low, float high) {
-#pragma unroll
-             for (int half = 0; half < 2; half++) {
-               if (output[half] >= outputs) continue;
-               float sum = half ? high : low;
-               if (bias) sum = __fadd_rn(sum, added[half]);
-               if (residual) sum = __fadd_rn(sum, past[e][half]);
-               y[(i64)row * outputs + output[half]] = from_float<bf16>(sum);
-             }
+           [&](int i, int e, const float (&sums)[HALVES]) {
+             if (output[i] >= outputs) return;
+             float sum = sums[0];
+             if (bias) sum = __fadd_rn(sum, to_float(added[i]));
+             if (residual) sum = __fadd_rn(sum, to_float(past[i][e]));
+             y[(i64)own_row(e) * outputs + output[i]] = from_float<bf16>(sum);
            });
 }
 
-// y [rows, half] = silu(gate)·up, of x normalized · w [gate | up] with `half` outputs each; with NORM
+#else
+// y [rows, half] = silu(gate)·up, of x normalized · w [gate | up] with `half` outputs each
 extern "C" __global__ void __launch_bounds__(THREADS)
 few_rows_swiglu(const __grid_constant__ TensorMap w, const bf16 *x, const bf16 *norm, float eps, bf16 *y, int rows, int half, int width) {
-  const int first = blockIdx.x * TILES * 8, output = first + own_output();
-  few_rows({x, norm, eps, rows, width}, w, w, {first, half + first}, [](const int (&)[2]) {},
-           [&](int, int row, float gate, float up) {
-             if (output < half) y[(i64)row * half + output] = from_float<bf16>(gated(rounded(gate), rounded(up)));
+  const int first = blockIdx.x * OUTPUTS;
+  few_rows({x, norm, eps, rows, width}, w, w, {first, half + first}, [] {},
+           [&](int i, int e, const float (&sums)[HALVES]) {
+             const int output = first + own_output(i);
+             if (output < half) y[(i64)own_row(e) * half + output] = from_float<bf16>(gated(rounded(sums[0]), rounded(sums[1])));
            });
 }
 
 // Queries, keys and values: x normalized · w [heads + 2 kvHeads heads of HEAD_DIM] (+ bias), queries and keys turned by the angles of
 // positions [rows] in tables of `known` rows (NaN outside). Queries go into y [rows, (heads + 2 kvHeads) HEAD_DIM], keys and values
-// into rows `at` of the cache [cacheRows, 2 kvHeads HEAD_DIM], nowhere for -1. With NORM; a block's outputs are of one head.
+// into rows `at` of the cache [cacheRows, 2 kvHeads HEAD_DIM], nowhere for -1. A block's outputs are of one head.
 extern "C" __global__ void __launch_bounds__(THREADS)
 few_rows_qkv(const __grid_constant__ TensorMap w, const bf16 *x, const bf16 *norm, float eps, const bf16 *bias, const int *positions,
              const float *cosines, const float *sines, int known, const int *at, bf16 *y, bf16 *cache, int cacheRows, int rows, int heads,
              int kvHeads, int width) {
-  constexpr int HALF = HEAD_DIM / 2, BLOCKS = (HALF + 8 * TILES - 1) / (8 * TILES);
-  const int head = blockIdx.x / BLOCKS, pair = blockIdx.x % BLOCKS * 8 * TILES, j = pair + own_output();
-  const int first = head * HEAD_DIM, all = heads + 2 * kvHeads, output = first + j;
-  float added[2], cosine[2], sine[2];
+  constexpr int HALF = HEAD_DIM / 2, BLOCKS = (HALF + OUTPUTS - 1) / OUTPUTS;
+  const int head = blockIdx.x / BLOCKS, pair = blockIdx.x % BLOCKS * OUTPUTS, first = head * HEAD_DIM + pair;
+  const int all = heads + 2 * kvHeads;
+  bf16 added[2][2];
+  float cosine[2][2], sine[2][2];
   int place[2];
-  few_rows({x, norm, eps, rows, width}, w, w, {first + pair, first + pair + HALF},
-           [&](const int (&row)[2]) {
+  few_rows({x, norm, eps, rows, width}, w, w, {first, first + HALF},
+           [&] {
+             int position[2];
+             bool there[2];
 #pragma unroll
              for (int e = 0; e < 2; e++) {
-               added[e] = bias ? to_float(bias[output + e * HALF]) : 0;
-               const int position = row[e] < rows ? positions[row[e]] : 0;
-               const bool there = position >= 0 && position < known;
-               const i64 angle = (i64)(there ? position : 0) * HALF + j;
-               cosine[e] = there ? cosines[angle] : __int_as_float(0x7fffffff);
-               sine[e] = sines[angle];
-               place[e] = row[e] < rows ? at[row[e]] : -1;
+               position[e] = own_row(e) < rows ? positions[own_row(e)] : 0;
+               there[e] = position[e] >= 0 && position[e] < known;
+               place[e] = own_row(e) < rows ? at[own_row(e)] : -1;
                check_index(place[e], -1, cacheRows);
              }
+#pragma unroll
+             for (int i = 0; i < 2; i++) {
+               if (own_output(i) >= OUTPUTS) continue;
+#pragma unroll
+               for (int half = 0; half < 2; half++)
+                 if (bias) added[i][half] = bias[first + own_output(i) + half * HALF];
+#pragma unroll
+               for (int e = 0; e < 2; e++) {
+                 const i64 angle = (i64)(there[e] ? position[e] : 0) * HALF + pair + own_output(i);
+                 cosine[i][e] = there[e] ? cosines[angle] : __int_as_float(0x7fffffff);
+                 sine[i][e] = sines[angle];
+               }
+             }
            },
-           [&](int e, int row, float low, float high) {
-             if (bias) low = __fadd_rn(low, added[0]), high = __fadd_rn(high, added[1]);
+           [&](int i, int e, const float (&sums)[HALVES]) {
+             float low = sums[0], high = sums[1];
+             if (bias) low = __fadd_rn(low, to_float(added[i][0])), high = __fadd_rn(high, to_float(added[i][1]));
              low = rounded(low), high = rounded(high);
-             if (head < heads + kvHeads) rotate(low, high, cosine[e], sine[e]);
+             if (head < heads + kvHeads) rotate(low, high, cosine[i][e], sine[i][e]);
              if (head >= heads && place[e] < 0) return;
-             bf16 *to = head < heads ? y + (i64)row * all * HEAD_DIM + output
+             const int output = first + own_output(i);
+             bf16 *to = head < heads ? y + (i64)own_row(e) * all * HEAD_DIM + output
                                      : cache + (i64)place[e] * 2 * kvHeads * HEAD_DIM + (output - heads * HEAD_DIM);
              to[0] = from_float<bf16>(low);
              to[HALF] = from_float<bf16>(high);
            });
 }
+#endif

@@ -33,6 +33,13 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
       "@p bra done;\nbra again;\n"
       "done:\n}" ::"r"(barrier), "r"(parity) : "memory");
 }
+// Whether the phase of this parity has ended by now.
+__device__ __forceinline__ bool barrier_passed(u32 barrier, u32 parity) {
+  u32 passed;
+  asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.b32 %0, 1, 0, p;\n}"
+               : "=r"(passed) : "r"(barrier), "r"(parity) : "memory");
+  return passed;
+}
 
 // Named barriers 1 to 15 (0 is __syncthreads); `threads` counts all that sync or arrive.
 __device__ __forceinline__ void named_sync(int id, int threads) {
@@ -152,6 +159,14 @@ __device__ __forceinline__ float log2_fast(float x) {
 // d [64, n] (+)= a [64, 16] b [16, n] by one warpgroup, asynchronously; without `accumulate` d is overwritten. With g = lane / 4
 // and t = lane % 4 of warp w (of four), d[4 j + i] is row 16 w + g + 8 (i / 2), column 8 j + 2 t + i % 2. Operand a in
 // registers: a0 row g columns 2 t and 2 t + 1, a1 row g + 8, a2 and a3 the same 8 columns on: the packed pairs of an accumulator.
+template <int transA, int transB>
+__device__ __forceinline__ void wgmma_shared(float (&d)[4], u64 a, u64 b, int accumulate) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %6, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3}, %4, %5, p, 1, 1, %7, %8;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(transA), "n"(transB));
+}
 template <int transA, int transB>
 __device__ __forceinline__ void wgmma_shared(float (&d)[32], u64 a, u64 b, int accumulate) {
   asm volatile(

@@ -2,9 +2,10 @@
  * Products of up to 8 rows with what surrounds them in a layer. On Hopper kernels/fewRowsHopper.cu computes them; the composed form
  * over many rows, cuBLASLt's, is what they are compared with, bit by bit.
  */
-import test from "ava";
+import test, { type ExecutionContext } from "ava";
 import {
   type Division,
+  divide,
   dividePlain,
   divideQkv,
   divideSwiglu,
@@ -50,6 +51,29 @@ const multiprocessors = [132, 114, 78];
 const MOST_SHARED = 227 * 1024;
 /** Widest rows that are normalized by the kernel. */
 const WIDEST_NORM = 4096;
+/** Bytes of a row of a box of the copy engine, and rows of weights that a warpgroup reads at once. */
+const [ROW, WARPGROUP_ROWS] = [128, 64];
+
+/** Stages, what is read past their ends, normalized rows and barriers are inside a block's shared memory. */
+function fits(t: ExecutionContext, label: string, { defines, block, shared }: Division, width: number): void {
+  const { TILES, BOXES, STAGES, NORM } = defines;
+  const halves = NORM ? 2 : 1;
+  const half = (16 * TILES) / halves;
+  const warpgroups = Math.ceil(half / WARPGROUP_ROWS);
+  t.is(block, 128 * warpgroups + 32, label);
+
+  const stage = BOXES * ROW * (16 * TILES + (NORM ? 0 : 8));
+  // A stage begins at a multiple of 1024 bytes, which may be up to 1024 further on than the block's memory.
+  const usable = shared - 1024;
+  t.is(stage % 1024, 0, label);
+  t.true(STAGES * stage + (NORM ? 2 * 8 * width : 0) <= usable, `${label}: ${shared} bytes for stages and rows`);
+  const lastHalf = (STAGES - 1) * stage + (BOXES * halves - 1) * half * ROW;
+  t.true(lastHalf + warpgroups * WARPGROUP_ROWS * ROW <= usable, `${label}: ${shared} bytes for what is read`);
+  t.true(shared + 16 * STAGES <= MOST_SHARED, `${label}: ${shared} bytes`);
+
+  const steps = width / 64 / BOXES;
+  t.true(Number.isInteger(steps) && (STAGES === steps || (STAGES >= 2 && STAGES < steps)), label);
+}
 
 for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(published)) {
   test(`${name}: blocks keep to what a multiprocessor has, and cover all outputs`, (t) => {
@@ -68,21 +92,32 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
         cases.push(["norm and qkv_proj", divideQkv(qkv, hidden, dim, count), qkv, hidden]);
         cases.push(["norm and gate_up_proj", divideSwiglu(2 * mlp, hidden, count), 2 * mlp, hidden]);
       }
-      for (const [what, { defines, grid, block, shared }, outputs, width] of cases) {
-        const { TILES, BOXES, STAGES, AHEAD, PACKS, NORM } = defines;
+      for (const [what, division, outputs, width] of cases) {
+        const { defines, grid, block } = division;
+        const { TILES, AHEAD, PACKS, NORM } = defines;
         const label = `${what} on ${count}: ${JSON.stringify(defines)}`;
-        const barriers = 16 * STAGES;
-        t.true(shared + barriers <= MOST_SHARED, `${label}: ${shared} bytes`);
+        fits(t, label, division, width);
         t.true(block <= 1024 && grid[0] * TILES * 16 >= outputs && (grid[0] - 1) * TILES * 16 < outputs, label);
         // A box of the copy engine has at most 256 rows.
         t.true(16 * TILES <= 256, label);
-        t.true(STAGES >= 1 && STAGES <= Math.ceil(width / 64 / BOXES) && Number.isInteger(AHEAD), label);
+        t.true(Number.isInteger(AHEAD), label);
         if (NORM) t.true(PACKS * 256 >= width && (PACKS - 1) * 256 < width, label);
         if (what === "norm and qkv_proj") t.is(dim % (16 * TILES), 0, `${label}: a block is of one head`);
       }
     }
   });
 }
+
+test("blocks of all sizes keep to what a multiprocessor has, at all widths", (t) => {
+  for (let tiles = 1; tiles <= 11; tiles++) {
+    for (let width = 256; width <= WIDEST_NORM; width += 64) {
+      for (const norm of [false, true]) {
+        const division = divide(1024, width, norm, tiles);
+        fits(t, `${norm} ${width}: ${JSON.stringify(division.defines)}`, division, width);
+      }
+    }
+  }
+});
 
 test("heads of all sizes: a block's outputs are of one head", (t) => {
   for (let dim = 16; dim <= 256; dim += 16) {
@@ -93,10 +128,11 @@ test("heads of all sizes: a block's outputs are of one head", (t) => {
       [32, 32],
     ]) {
       const outputs = (heads + 2 * kvHeads) * dim;
-      const { defines, grid, shared } = divideQkv(outputs, WIDEST_NORM, dim, 132);
+      const division = divideQkv(outputs, WIDEST_NORM, dim, 132);
+      const { defines, grid } = division;
       t.is(dim % (16 * defines.TILES), 0, `${dim}`);
       t.is(grid[0] * 16 * defines.TILES, outputs, `${dim}`);
-      t.true(shared + 16 * defines.STAGES <= MOST_SHARED);
+      fits(t, `${dim}`, division, WIDEST_NORM);
     }
   }
 });
@@ -161,22 +197,28 @@ cudaTest(
       [5120, 8192],
     ]) {
       using arena = new Arena();
-      await arena.run(async () => {
-        const [x, w, bias, residual] = [
-          make(1, [64, width]),
-          make(2, [outputs, width], 0.05),
-          make(3, [outputs]),
-          make(4, [64, outputs]),
-        ];
-        for (const terms of [{}, { bias }, { residual }]) {
-          const whole = await values(arena.run(() => linear(x, w, terms)));
-          for (const rows of rowCounts) {
-            const part = { ...terms, ...("residual" in terms && { residual: residual.slice(0, 0, rows) }) };
-            const few = await values(arena.run(() => linear(x.slice(0, 0, rows), w, part)));
-            t.is(different(few, whole), -1, `${rows} of 64 rows, ${outputs} × ${width}, ${Object.keys(terms)}`);
-          }
+      const [x, w, bias, residual] = arena.run(() => [
+        make(1, [64, width]),
+        make(2, [outputs, width], 0.05),
+        make(3, [outputs]),
+        make(4, [64, outputs]),
+      ]);
+      const product = (rows: number, terms: "bias" | "residual" | undefined) =>
+        values(
+          arena.run(() =>
+            linear(x.slice(0, 0, rows), w, {
+              bias: terms === "bias" ? bias : undefined,
+              residual: terms === "residual" ? residual.slice(0, 0, rows) : undefined,
+            }),
+          ),
+        );
+      for (const terms of [undefined, "bias", "residual"] as const) {
+        const whole = await product(64, terms);
+        for (const rows of rowCounts) {
+          const few = await product(rows, terms);
+          t.is(different(few, whole), -1, `${rows} of 64 rows, ${outputs} × ${width}, ${terms}`);
         }
-      });
+      }
     }
   },
 );
@@ -255,6 +297,47 @@ cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads o
     }
   }
 });
+
+cudaTest(
+  "a few rows have the same bits every time, where each kernel begins before the one before has ended",
+  async (t) => {
+    const make = await makeInputs();
+    using arena = new Arena();
+    const [x, norm, gateUp, down, wide, projection] = arena.run(() => [
+      make(1, [64, 4096]),
+      make(2, [4096]),
+      make(3, [2 * 12_288, 4096], 0.05),
+      make(4, [512, 12_288], 0.05),
+      make(5, [64, 11_008]),
+      make(6, [2048, 11_008], 0.05),
+    ]);
+    const layer = (rows: number) => {
+      const activated = normSwiglu(x.slice(0, 0, rows), norm, 1e-6, gateUp);
+      return [activated, linear(activated, down), linear(wide.slice(0, 0, rows), projection)];
+    };
+    const many = arena.run(() => layer(64));
+    const times = arena.run(() => Array.from({ length: 50 }, () => layer(8)));
+    for (const [i, what] of ["normSwiglu", "its projection", "linear"].entries()) {
+      const whole = await values(many[i]);
+      const first = await values(times[0][i]);
+      // How often, and where first, a result differs from those of many rows, and from the first result.
+      const wrong: number[][] = [];
+      const unsteady: number[][] = [];
+      for (const [time, results] of times.entries()) {
+        const few = await values(results[i]);
+        for (const [found, expected] of [
+          [wrong, whole],
+          [unsteady, first],
+        ] as const) {
+          const at = different(few, expected);
+          if (at >= 0) found.push([time, at]);
+        }
+      }
+      t.deepEqual(wrong, [], `${what}: 8 of 64 rows`);
+      t.deepEqual(unsteady, [], `${what}: 50 times`);
+    }
+  },
+);
 
 /** Where `few` differs first from the start of `whole`, else −1. */
 function different(few: readonly number[], whole: readonly number[]): number {
