@@ -19,6 +19,7 @@ export function isFew(device: CudaDevice, a: ArrayRef, b: ArrayRef, spec: Matmul
     !spec.transposeA &&
     spec.transposeB &&
     spec.n >= 256 &&
+    spec.n % 8 === 0 &&
     spec.k >= 256 &&
     spec.k % 64 === 0 &&
     [a, b].every((x) => device.address(x) % 16 === 0)

@@ -311,6 +311,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
 #define STAGES 5
 #endif
 constexpr int HALF_BYTES = 64 * 128, UNIT_BYTES = SLABS * HALF_BYTES; // 64 keys or values: [SLABS][64, 64]
+constexpr int MOST_UNITS = 2 * CHUNK / 64;
 // Dynamic shared memory: units [STAGES], p [4][16, 128] bf16, q [16, HEAD_DIM], and 1024 for alignment.
 
 __device__ __forceinline__ void barrier_arrive_times(u32 barrier, int times) {
@@ -323,16 +324,17 @@ extern "C" __global__ void __launch_bounds__(160)
 paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int *pages, int pageSize, const Item *items, int heads,
                  int kvHeads, float plain, float log2e, bf16 *y, float *partial) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  __shared__ u64 barriers[2 * STAGES];
+  __shared__ u64 barriers[MOST_UNITS + STAGES];
   __shared__ float tops[FEW][TILES], sums[FEW][TILES][4];
-  const u32 full = shared_address(barriers), empty = full + 8 * STAGES;
+  const u32 full = shared_address(barriers), empty = full + 8 * MOST_UNITS; // one a unit, one a stage
   const u32 ring = (shared_address(dynamic_shared) + 1023) / 1024 * 1024, p = ring + STAGES * UNIT_BYTES, q = p + TILES * P_BYTES;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const Work work(items[blockIdx.x], heads, kvHeads);
   const int keys = work.keys, parts = work.parts;
   const Scale scale{plain, log2e};
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < STAGES; stage++) barrier_init(full + 8 * stage, 1), barrier_init(empty + 8 * stage, 4);
+    for (int unit = 0; unit < MOST_UNITS; unit++) barrier_init(full + 8 * unit, 1);
+    for (int stage = 0; stage < STAGES; stage++) barrier_init(empty + 8 * stage, 4);
     barrier_init_fence();
   }
   __syncthreads();
@@ -342,15 +344,14 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
     return;
   }
   const auto place = [&](int unit) { return ring + unit % STAGES * UNIT_BYTES; };
-  const auto await = [&](u32 barriers, int unit) { barrier_wait(barriers + unit % STAGES * 8, unit / STAGES % 2); };
 
   if (warp == 4) {
     bool waited = false;
     for (int unit = 0; unit < 2 * parts; unit++) {
       const int first = unit % parts * 64, key = first + lane * BOX_ROWS;
-      const u32 barrier = full + unit % STAGES * 8;
+      const u32 barrier = full + 8 * unit;
       if (!waited && work.young(first + 64 - BOX_ROWS)) wait_for_kernel_before(), waited = true;
-      if (unit >= STAGES) await(empty, unit - STAGES);
+      if (unit >= STAGES) barrier_wait(empty + unit % STAGES * 8, (unit / STAGES - 1) % 2);
       if (lane == 0) barrier_expect(barrier, Work::boxed(min(64, keys - first)) * HEAD_DIM * 2);
       __syncwarp();
       if (lane < 64 / BOX_ROWS && key < keys) {
@@ -379,7 +380,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
   for (int half = 0; half < 2; half++) {
     const int unit = 2 * warp + half;
     if (unit >= parts) break;
-    await(full, unit);
+    barrier_wait(full + 8 * unit, 0);
 #pragma unroll
     for (int step = 0; step < HEAD_DIM / 16; step++) {
       u32 left[4], right[4];
@@ -418,7 +419,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
     if (part >= parts) break;
     const int unit = parts + part;
     const u32 v = place(unit) + warp * OWN / 64 * HALF_BYTES;
-    await(full, unit);
+    barrier_wait(full + 8 * unit, 0);
     // What lies in the page after the last key may be anything; its probability is 0.
     if (part == parts - 1) {
       for (int i = lane; i < (parts * 64 - keys) * (OWN / 8); i += 32) store_zeros(unit_at<8>(v, keys % 64 + i / (OWN / 8), column + i % (OWN / 8)));
