@@ -1,7 +1,10 @@
 /** Rows up to which kernels/fewRowsHopper.cu beats cuBLASLt. */
 export const MOST_ROWS = 8;
-/** Bytes of copies in flight that a block asks for; with the next kernel's block beside it they fill a multiprocessor's memory. */
-const IN_FLIGHT = 96 * 1024;
+/**
+ * Bytes of copies in flight that a block asks for; with the next kernel's block beside it they fill a multiprocessor's memory.
+ * Where normalized rows of up to 2048 columns take 32 KB more, there is still room for both.
+ */
+const IN_FLIGHT = { plain: 96 * 1024, norm: 92 * 1024 };
 /** Bytes beyond those that a block has come to the second-level cache before its turn. */
 const READ_AHEAD = 96 * 1024;
 const MOST_TILES = 11;
@@ -24,7 +27,7 @@ export function divide(outputs: number, width: number, norm: boolean, TILES: num
   const half = (16 * TILES) / halves;
   const warpgroups = Math.ceil(half / WARPGROUP_ROWS);
   const stage = ROW_BYTES * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
-  const STAGES = Math.min(width / BOX / BOXES, Math.floor(IN_FLIGHT / stage));
+  const STAGES = Math.min(width / BOX / BOXES, Math.floor(IN_FLIGHT[norm ? "norm" : "plain"] / stage));
   const AHEAD = Math.floor(READ_AHEAD / (ROW_BYTES * BOXES * 16 * TILES));
   // Rows that are read from the last half of a stage on, past the stage's end.
   const past = ROW_BYTES * ((halves * BOXES - 1) * half + WARPGROUP_ROWS * warpgroups) - stage;

@@ -47,8 +47,9 @@ const published: Record<string, readonly [hidden: number, mlp: number, heads: nu
 };
 /** Of H100 SXM and PCIe, H20. */
 const multiprocessors = [132, 114, 78];
-/** Bytes of shared memory that a block may have on Hopper. */
+/** Bytes of shared memory that a block may have on Hopper, and a multiprocessor, where each block takes 1024 for the system. */
 const MOST_SHARED = 227 * 1024;
+const MULTIPROCESSOR_SHARED = 228 * 1024;
 /** Widest rows that are normalized by the kernel. */
 const WIDEST_NORM = 4096;
 /** Bytes of a row of a box of the copy engine, and rows of weights that a warpgroup reads at once. */
@@ -107,6 +108,15 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
     }
   });
 }
+
+test("Qwen2.5 3B: the next kernel's blocks find room beside those of the kernel before", (t) => {
+  const [hidden, mlp, heads, kvHeads, dim] = published["Qwen2.5 3B"];
+  const taken = ({ shared, defines }: Division) => shared + 16 * defines.STAGES + 1024;
+  const [o, down] = [heads * dim, mlp].map((width) => taken(dividePlain(hidden, width, 132)));
+  const qkv = taken(divideQkv((heads + 2 * kvHeads) * dim, hidden, dim, 132));
+  const gateUp = taken(divideSwiglu(2 * mlp, hidden, 132));
+  for (const pair of [o + gateUp, gateUp + down, down + qkv]) t.true(pair <= MULTIPROCESSOR_SHARED, `${pair} bytes`);
+});
 
 test("blocks of all sizes keep to what a multiprocessor has, at all widths", (t) => {
   for (let tiles = 1; tiles <= 11; tiles++) {
