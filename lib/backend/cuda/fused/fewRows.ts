@@ -36,7 +36,7 @@ export function multiplyFew(
   const { defines, ...launch } = dividePlain(n, k, device.multiprocessors);
   const fn = device.kernels.get("fewRowsHopper", "few_rows_plain", "sspppiii", defines, launch.shared);
   const weights = boxes(device, w, n, k, 16 * defines.TILES);
-  const args = [weights, boxes(device, x, m, k, MOST_ROWS), bias, residual, y, m, n, k];
+  const args = [weights, boxes(device, x, m, k, m), bias, residual, y, m, n, k];
   device.launch(fn, args, { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
 }
 

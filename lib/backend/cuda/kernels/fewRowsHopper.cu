@@ -6,8 +6,8 @@
 //
 // A block has TILES tiles of 16 outputs. A warp has the copy engine bring their weights, and unless NORM x, through STAGES buffers of
 // BOXES boxes of 64 columns: at least two buffers, unless one holds all. Warpgroups multiply 64 outputs each by all rows of x; wgmma,
-// since every step waits for the one before and mma.sync takes longer. Rows past the block's outputs are whatever lies behind them in
-// shared memory; nothing comes of them. The outputs follow each other in memory, or (HALVES = 2) are as many of two halves that lie
+// since every step waits for the one before and mma.sync takes longer. Of 64 outputs those past the block's, and of 8 rows those past
+// x's, are whatever lies there; nothing comes of them. The outputs follow each other in memory, or (HALVES = 2) are as many of two halves that lie
 // apart: gate and up, or the halves of a head that turn into each other; a thread has both sums then. Weights do not depend on the
 // kernel before, so reading them begins while it ends.
 #include "formulas.cuh"
@@ -111,7 +111,7 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   __syncthreads();
   const auto bring_w = [&](int step, int stage) {
     const u32 to = shared + stage * STAGE_BYTES, barrier = full + 8 * stage;
-    barrier_expect(barrier, STAGE_BYTES);
+    barrier_expect(barrier, BOXES * (W_BYTES + (NORM ? 0 : in.rows * BOX_ROW)));
 #pragma unroll
     for (int box = 0; box < BOXES; box++)
 #pragma unroll
