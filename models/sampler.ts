@@ -33,7 +33,7 @@ export interface SamplerOptions {
   readonly maxBatchTokens?: number;
   /** Most sequences that are continued at once; the others wait. Default 1024. */
   readonly maxBatch?: number;
-  /** Default "host". */
+  /** Default: the device where it can (`canUseSlots`), else the host. */
   readonly drawsOn?: DrawsOn;
 }
 
@@ -58,9 +58,13 @@ export class Sampler {
     readonly cache: KvCache,
     readonly options: SamplerOptions,
   ) {
-    const { seed, maxBatchTokens = 8192, maxBatch = 1024, drawsOn = "host" } = options;
-    if (drawsOn === "device" && !canUseSlots(model)) {
-      throw new InputError(`tokens cannot be drawn on ${model.backend.name}; leave drawsOn at "host"`);
+    const { seed, maxBatchTokens = 8192, maxBatch = 1024 } = options;
+    const canDraw = canUseSlots(model);
+    const drawsOn = options.drawsOn ?? (canDraw ? "device" : "host");
+    if (drawsOn === "device" && !canDraw) {
+      throw new InputError(
+        `tokens of a model in ${model.dtype} cannot be drawn on ${model.backend.name}; leave drawsOn out, or use cuda and bf16`,
+      );
     }
     if (!(maxBatchTokens >= 1 && maxBatch >= 1)) {
       throw new Error(`Sampler: maxBatchTokens ${maxBatchTokens} and maxBatch ${maxBatch} must be at least 1`);

@@ -210,7 +210,8 @@ test("other weights: between turns all is computed again, under a running reques
   const { ids } = await sampler.generate(first);
   change();
   const next = { ...first, tokens: [...first.tokens, ...ids, 9] };
-  const host = new Sampler(model, new KvCache(model.config, { backend, pages: 16, pageSize: 4 }), { seed: 5 });
+  const other = new KvCache(model.config, { backend, pages: 16, pageSize: 4 });
+  const host = new Sampler(model, other, { seed: 5, drawsOn: "host" });
   t.deepEqual(await sampler.generate(next), await host.generate({ ...next, sequence: host.cache.open() }));
   host.cache.dispose();
   // With one token there is nothing in the cache yet, only pages that the device writes to.
@@ -255,7 +256,7 @@ test("the event loop goes on while results are awaited", async (t) => {
   t.true(turns > 30, `${turns} turns`);
 });
 
-test("the device draws on request, where it has the kernels", async (t) => {
+test("the device draws where it has the kernels and takes the model's element type, the host elsewhere", async (t) => {
   const { backend, steps, model } = open();
   t.true(canUseSlots(model));
   const draw = async (options: Partial<SamplerOptions>) => {
@@ -268,11 +269,16 @@ test("the device draws on request, where it has the kernels", async (t) => {
   };
   t.deepEqual(
     [await draw({}), await draw({ drawsOn: "host" }), await draw({ drawsOn: "device" })],
-    [false, false, true],
+    [true, false, true],
   );
-  backend.fused.record = undefined;
-  t.false(canUseSlots(model));
-  await t.throwsAsync(draw({ drawsOn: "device" }), { message: /cannot be drawn on .*leave drawsOn at "host"/ });
+  const { record, takesSlots } = backend.fused;
+  for (const lacks of [{ record: undefined }, { takesSlots: undefined }, { takesSlots: () => false }]) {
+    Object.assign(backend.fused, { record, takesSlots }, lacks);
+    t.false(canUseSlots(model));
+    t.false(await draw({}));
+    const message = /of a model in f32 cannot be drawn on cpu; leave drawsOn out, or use cuda and bf16/;
+    await t.throwsAsync(draw({ drawsOn: "device" }), { message });
+  }
 });
 
 test("a site beyond what names noise is refused, as on the host", async (t) => {
