@@ -32,7 +32,9 @@ export class ChoiceTable {
 /** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
 export const FEW_ROWS = 16;
 /** Up to so many rows the time goes into reading the weights, and hardly depends on the rows. */
-const MOST_COMMON_ROWS = 256;
+const BOUND_BY_WEIGHTS = 256;
+/** Prompts that are computed while others decode have no more rows. */
+const MOST_COMMON_ROWS = 2048;
 
 /**
  * How many rows a product is rounded up to, to share its choice with others: prompts come in ever new lengths, and trying
@@ -45,7 +47,9 @@ export function commonRows(product: {
 }): number | undefined {
   const { m, transposeA, batch = 1 } = product;
   if (transposeA || batch > 1 || m > MOST_COMMON_ROWS) return undefined;
-  return Math.max(FEW_ROWS, 2 ** Math.ceil(Math.log2(m)));
+  const power = 2 ** Math.ceil(Math.log2(m));
+  const unit = m <= BOUND_BY_WEIGHTS ? power : power / 8;
+  return Math.max(FEW_ROWS, Math.ceil(m / unit) * unit);
 }
 
 /** A size rounded up to a sixteenth of a power of two. */
