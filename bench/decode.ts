@@ -4,7 +4,7 @@
  * PyTorch, with a CUDA graph and a static cache.
  *
  *     npm run bench -- decode [--model 0.5b|1.5b|3b|7b] [--tokens CONTEXT] [--batches 1,64,256] [--repeats STEPS] [--no-peers]
- *         [--compile] [--limit 180]
+ *         [--compile] [--limit 120]
  *
  * `--compile` runs the peer under torch.compile too; `--limit` is the most seconds of each of its variants.
  */
@@ -91,7 +91,7 @@ if (bench.peers) {
     "decode",
     {
       ...{ vocab, hidden, intermediate, layers, heads, kvHeads, headDim, tied: config.tieWordEmbeddings, salt: SALT },
-      ...{ context, batches, steps, compile: flags.compile === true, limit: Number(flags.limit ?? 180) },
+      ...{ context, batches, steps, compile: flags.compile === true, limit: Number(flags.limit ?? 120) },
     },
     bench.roof,
   );
