@@ -18,7 +18,7 @@ import { pack } from "./batch.js";
 import type { KvCache } from "./kvCache.js";
 import type { Qwen } from "./qwen.js";
 import { type Completion, type LikelyToken, type PrefillRequest, type SampleRequest, Task } from "./request.js";
-import { admit, planStep, promptBudget } from "./schedule.js";
+import { admit, planStep, promptBudget, waitsForCompany } from "./schedule.js";
 import { canUseSlots, TaskSlots } from "./taskSlots.js";
 
 /**
@@ -50,6 +50,8 @@ export class Sampler {
   readonly #slots: TaskSlots | undefined;
   #running = false;
   #steps = 0;
+  /** Steps in slots for which prompts have waited. */
+  #waits = 0;
   /** Tokens drawn so far. */
   drawn = 0;
 
@@ -202,8 +204,17 @@ export class Sampler {
    * allows.
    */
   async #step(): Promise<void> {
-    const work = planStep(this.#active, promptBudget(this.#maxBatchTokens, this.#slots?.size ?? 0));
+    const decoding = this.#slots?.size ?? 0;
+    const budget = promptBudget(this.#maxBatchTokens, decoding);
+    const work = planStep(this.#active, budget);
     if (work.length === 0) return;
+    const tokens = work.reduce((sum, { count }) => sum + count, 0);
+    const draws = work.some(({ task }) => task.drawing && !task.usesSlot);
+    if (!draws && waitsForCompany(tokens, budget, decoding, this.#waits)) {
+      this.#waits++;
+      return;
+    }
+    this.#waits = 0;
     this.#steps++;
     for (const { task } of work) task.served = this.#steps;
     using arena = new Arena();

@@ -12,6 +12,7 @@ import {
   Sampler,
   type SamplerOptions,
 } from "../../models/index.js";
+import { MOST_WAITS } from "../../models/schedule.js";
 import { canUseSlots } from "../../models/taskSlots.js";
 import { createCpuWithSlots } from "./slotKernels.js";
 import { tinyConfig, tinyModel } from "./tiny.js";
@@ -172,6 +173,34 @@ test("a request joins those that decode, and draws what it draws alone", async (
   t.deepEqual(completion, await onHost(long));
   t.deepEqual(await joined, await onHost(late));
   t.deepEqual(ended, ["late", "long"]);
+});
+
+test("turns that arrive within a few steps of those that decode are computed in one pass, and none waits long", async (t) => {
+  const { sampler, model, steps } = open({}, () => 1);
+  /** Sequences in each pass over prompts, and the steps that were enqueued before it. */
+  const passes: { sequences: number; after: number }[] = [];
+  const forward = model.forwardCached.bind(model);
+  model.forwardCached = (batch, step) => {
+    if ("offsets" in step.context) passes.push({ sequences: step.context.lengths.length, after: steps.length });
+    return forward(batch, step);
+  };
+  const late = [2, 3, 4].map((task) => request(sampler, task, 9, 3));
+  const joined: Promise<Completion>[] = [];
+  let arrival = 0;
+  const long = {
+    ...request(sampler, 1, 4, 40),
+    onToken: () => {
+      if (joined.length === 0) arrival = steps.length;
+      if (joined.length < late.length) joined.push(sampler.generate(late[joined.length]));
+    },
+  };
+  t.deepEqual(await sampler.generate(long), await onHost(long));
+  t.deepEqual(await Promise.all(joined), await Promise.all(late.map(onHost)));
+  t.deepEqual(
+    passes.map(({ sequences }) => sequences),
+    [1, 3],
+  );
+  t.true(passes[1].after - arrival <= MOST_WAITS);
 });
 
 test("steps get smaller as sequences end", async (t) => {
