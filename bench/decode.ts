@@ -1,16 +1,20 @@
 /*
  * Decoding with a Qwen2.5-shaped model: every sequence draws a token a step, with top-p and log-probability on the device, from a
- * context that grows. The roof is the time to read the weights and the cached keys and values once.
+ * context that grows. The roof is the time to read the weights and the cached keys and values once. The peer does the same in
+ * PyTorch, with a CUDA graph and a static cache.
  *
  *     npm run bench -- decode [--model 0.5b|1.5b|3b|7b] [--tokens CONTEXT] [--batches 1,64,256] [--repeats STEPS] [--no-peers]
+ *         [--compile] [--limit 120]
+ *
+ * `--compile` runs the peer under torch.compile too; `--limit` is the most seconds of each of its variants.
  */
 import { Arena, noGrad, seedKey } from "../lib/index.js";
 import { countParameters, KvCache, pack, Qwen, SlotDecoder } from "../models/index.js";
-import { median, openBench, printRows, type Row, randomParameters, tokenIds } from "./gpu.js";
+import { median, openBench, printRows, type Row, randomParameters, runPeer, SALT, tokenIds } from "./gpu.js";
 
 const PAGE = 64;
 
-const bench = await openBench({ tokens: 512 }, ["batches="]);
+const bench = await openBench({ tokens: 512 }, ["batches=", "compile", "limit="]);
 const { backend, cuda, config, tokens: context, flags } = bench;
 if (!cuda) throw new Error("bench decode: needs --device cuda");
 const steps = Math.max(16, bench.repeats);
@@ -72,3 +76,23 @@ for (const batch of batches) {
 }
 printRows(rows, bench.roof);
 backend.close();
+
+if (bench.peers) {
+  const {
+    vocabSize: vocab,
+    hiddenSize: hidden,
+    intermediateSize: intermediate,
+    layers,
+    heads,
+    kvHeads,
+    headDim,
+  } = config;
+  runPeer(
+    "decode",
+    {
+      ...{ vocab, hidden, intermediate, layers, heads, kvHeads, headDim, tied: config.tieWordEmbeddings, salt: SALT },
+      ...{ context, batches, steps, compile: flags.compile === true, limit: Number(flags.limit ?? 120) },
+    },
+    bench.roof,
+  );
+}

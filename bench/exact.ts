@@ -4,10 +4,10 @@
  * its gradient. Half of the conversations at temperature 0.7. Prints a row for each shape, context and batch.
  *
  *     npm run bench -- exact [--device cuda|cpu] [--model small|tiny|0.5b|…] [--tokens 100000] [--contexts 1,500,2000,8000]
- *         [--batches 1,8,64,256] [--no-grad]
+ *         [--batches 1,8,64,256] [--draws-on device|host] [--no-grad]
  *
  * `--tokens` is about what is drawn in all. On cpu the models are small enough for exact products, and the defaults less.
- * `--no-grad` scores without gradient. Ends with 1 where a bit differs.
+ * `--draws-on` is by default the device where it can. `--no-grad` scores without gradient. Ends with 1 where a bit differs.
  */
 import { parseArgs } from "node:util";
 import { type Backend, type DType, openDevice } from "../lib/index.js";
@@ -45,7 +45,7 @@ const { values: flags } = parseArgs({
       tokens: { type: "string" },
       contexts: { type: "string" },
       batches: { type: "string" },
-      "draws-on": { type: "string", default: "host" },
+      "draws-on": { type: "string" },
     },
     "no-grad": { type: "boolean", default: false },
   },
@@ -87,7 +87,7 @@ async function draw(model: Qwen, { context, batch, draw }: Plan): Promise<Drawn[
   const pageSize = isCuda ? 64 : 16;
   const pages = (batch + Math.ceil(batch / GROUP)) * Math.ceil((context + 2 * (draw + 2) + REPLY) / pageSize);
   const cache = new KvCache(config, { backend: model.backend, dtype, pages, pageSize });
-  const sampler = new Sampler(model, cache, { seed: 1, drawsOn: flags["draws-on"] as DrawsOn });
+  const sampler = new Sampler(model, cache, { seed: 1, drawsOn: flags["draws-on"] as DrawsOn | undefined });
 
   async function converse(
     sequence: ReturnType<KvCache["open"]>,

@@ -14,6 +14,7 @@ import {
   type QkvWeights,
   qkNorm,
   qkvToCache,
+  type Rotation,
   rmsNorm,
   rope,
   slotAttention,
@@ -57,7 +58,8 @@ export class Qwen {
 
   /** Hidden states of the newest tokens, which join their sequences' cached past. No gradient. */
   forwardCached(batch: PackedBatch, step: CacheStep): Tensor {
-    return this.#run(batch, (i, x) => arena(() => this.#cachedLayer(i, x, batch, step)));
+    const rotation = this.#rotation();
+    return this.#run(batch, (i, x) => arena(() => this.#cachedLayer(i, x, batch, step, rotation)));
   }
 
   /** Logits [rows, vocabSize], f32, of hidden states [rows, hiddenSize]; no gradient. */
@@ -81,7 +83,7 @@ export class Qwen {
     const { norm, eps, weight, bias, headNorms } = this.#qkvWeights(i);
     let qkv = linear(rmsNorm(x, norm, eps), weight, { bias });
     if (headNorms) qkv = qkNorm(qkv, headNorms.q, headNorms.k, config, eps);
-    qkv = rope(qkv, batch.positions, { ...config, theta: config.ropeTheta });
+    qkv = rope(qkv, batch.positions, this.#rotation());
     const attended = attention(qkv, batch.offsets, config);
     const mixed = linear(attended, this.#of(i, "self_attn.o_proj.weight"), { residual: x });
     const h = rmsNorm(mixed, this.#of(i, "post_attention_layernorm.weight"), eps);
@@ -90,10 +92,15 @@ export class Qwen {
   }
 
   /** The same, with the past in a cache: five kernels for a few tokens. */
-  #cachedLayer(i: number, x: Tensor, { positions }: PackedBatch, { layers, rows, context }: CacheStep): Tensor {
+  #cachedLayer(
+    i: number,
+    x: Tensor,
+    { positions }: PackedBatch,
+    { layers, rows, context }: CacheStep,
+    rotation: Rotation,
+  ): Tensor {
     const { config } = this;
     const placement = { positions, rows };
-    const rotation = { ...config, theta: config.ropeTheta };
     const qkv = qkvToCache(x, this.#qkvWeights(i), placement, rotation, layers[i]);
     const attended =
       "table" in context
@@ -103,6 +110,11 @@ export class Qwen {
     const norm = this.#of(i, "post_attention_layernorm.weight");
     const activated = normSwiglu(mixed, norm, config.rmsNormEps, this.#of(i, "mlp.gate_up_proj.weight"));
     return linear(activated, this.#of(i, "mlp.down_proj.weight"), { residual: mixed });
+  }
+
+  #rotation(): Rotation {
+    const { heads, kvHeads, headDim, maxPositions, ropeTheta: theta } = this.config;
+    return { heads, kvHeads, headDim, maxPositions, theta };
   }
 
   #qkvWeights(i: number): QkvWeights {

@@ -18,7 +18,7 @@ import { pack } from "./batch.js";
 import type { KvCache } from "./kvCache.js";
 import type { Qwen } from "./qwen.js";
 import { type Completion, type LikelyToken, type PrefillRequest, type SampleRequest, Task } from "./request.js";
-import { admit, planStep, promptBudget } from "./schedule.js";
+import { admit, planStep, promptBudget, waitsForCompany } from "./schedule.js";
 import { canUseSlots, TaskSlots } from "./taskSlots.js";
 
 /**
@@ -33,7 +33,7 @@ export interface SamplerOptions {
   readonly maxBatchTokens?: number;
   /** Most sequences that are continued at once; the others wait. Default 1024. */
   readonly maxBatch?: number;
-  /** Default "host". */
+  /** Default: the device where it can (`canUseSlots`), else the host. */
   readonly drawsOn?: DrawsOn;
 }
 
@@ -50,6 +50,8 @@ export class Sampler {
   readonly #slots: TaskSlots | undefined;
   #running = false;
   #steps = 0;
+  /** Steps in slots for which prompts have waited. */
+  #waits = 0;
   /** Tokens drawn so far. */
   drawn = 0;
 
@@ -58,9 +60,13 @@ export class Sampler {
     readonly cache: KvCache,
     readonly options: SamplerOptions,
   ) {
-    const { seed, maxBatchTokens = 8192, maxBatch = 1024, drawsOn = "host" } = options;
-    if (drawsOn === "device" && !canUseSlots(model)) {
-      throw new InputError(`tokens cannot be drawn on ${model.backend.name}; leave drawsOn at "host"`);
+    const { seed, maxBatchTokens = 8192, maxBatch = 1024 } = options;
+    const canDraw = canUseSlots(model);
+    const drawsOn = options.drawsOn ?? (canDraw ? "device" : "host");
+    if (drawsOn === "device" && !canDraw) {
+      throw new InputError(
+        `tokens of a model in ${model.dtype} cannot be drawn on ${model.backend.name}; leave drawsOn out, or use cuda and bf16`,
+      );
     }
     if (!(maxBatchTokens >= 1 && maxBatch >= 1)) {
       throw new Error(`Sampler: maxBatchTokens ${maxBatchTokens} and maxBatch ${maxBatch} must be at least 1`);
@@ -198,8 +204,17 @@ export class Sampler {
    * allows.
    */
   async #step(): Promise<void> {
-    const work = planStep(this.#active, promptBudget(this.#maxBatchTokens, this.#slots?.size ?? 0));
+    const decoding = this.#slots?.size ?? 0;
+    const budget = promptBudget(this.#maxBatchTokens, decoding);
+    const work = planStep(this.#active, budget);
     if (work.length === 0) return;
+    const tokens = work.reduce((sum, { count }) => sum + count, 0);
+    const draws = work.some(({ task }) => task.drawing && !task.usesSlot);
+    if (!draws && waitsForCompany(tokens, budget, decoding, this.#waits)) {
+      this.#waits++;
+      return;
+    }
+    this.#waits = 0;
     this.#steps++;
     for (const { task } of work) task.served = this.#steps;
     using arena = new Arena();

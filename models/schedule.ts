@@ -41,6 +41,21 @@ export function promptBudget(budget: number, decoding: number): number {
   return decoding > 0 ? Math.max(1, Math.floor(budget * PROMPT_SHARE)) : budget;
 }
 
+/** Up to so many rows a pass takes as long as a step, whose time goes into reading the weights too. */
+const FEW_TOKENS = 256;
+/** Steps of others that a few tokens of prompts wait for at most. */
+export const MOST_WAITS = 3;
+
+/**
+ * Whether prompts wait for others to share their pass, where sequences decode beside it: each pass over a few tokens costs
+ * all of those as much as a step does.
+ * @param budget most tokens of a pass: a full one does not wait
+ * @param waits steps for which they have waited
+ */
+export function waitsForCompany(tokens: number, budget: number, decoding: number, waits: number): boolean {
+  return decoding > 0 && tokens < Math.min(FEW_TOKENS, budget) && waits < MOST_WAITS;
+}
+
 /**
  * Keeps room for a sequence to grow to `target` tokens, evicting idle ones, the least recently used first, where pages run
  * short. What has room kept always gets to its end, so that waiting for room cannot become a deadlock.

@@ -227,19 +227,18 @@ export class SlotDecoder {
     const { backend, config } = this.model;
     using arena = new Arena();
     arena.run(() => {
-      const fill = (dtype: DType, shape: readonly number[], value: (i: number) => number) =>
-        tensor(
-          Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => value(i)),
-          { backend, dtype, shape },
-        );
       const state = Object.fromEntries(
         Object.entries(this.#state).map(([name, { dtype, shape }]) => [
           name,
-          fill(dtype, [bucket, ...shape.slice(1)], () => 0),
+          zeros([bucket, ...shape.slice(1)], { backend, dtype }),
         ]),
       ) as State;
-      const tokens = fill("i32", [bucket], (i) => i % config.vocabSize);
-      const [lengths, rows] = [fill("i32", [bucket], () => 1), fill("i32", [bucket], () => -1)];
+      const slots = (value: (i: number) => number) =>
+        tensor(
+          Int32Array.from({ length: bucket }, (_, i) => value(i)),
+          { backend, dtype: "i32" },
+        );
+      const [tokens, lengths, rows] = [slots((i) => i % config.vocabSize), slots(() => 1), slots(() => -1)];
       this.#enqueue({ ...state, tokens, lengths, rows }, work, chunks);
     });
   }
@@ -254,11 +253,15 @@ export class SlotDecoder {
         Object.entries(this.#state).map(([name, all]) => [name, arena.run(() => all.slice(0, 0, bucket))]),
       ) as State;
       const work = arena.run(() => zeros([bucket * (chunks + 1) * 8], { backend: this.model.backend, dtype: "i32" }));
+      const times = [performance.now()];
       this.#rehearse(bucket, work, chunks);
+      times.push(performance.now());
       let drawn: Drawn | undefined;
       const recording = record(() => {
         drawn = arena.run(() => this.#enqueue(state, work, chunks));
       });
+      times.push(performance.now());
+      tellTimes(bucket, chunks, times);
       return { recording, arena, drawn: drawn! };
     } catch (error) {
       arena.dispose();
@@ -289,6 +292,15 @@ function byRows(all: Tensor): Tensor {
 
 function indexOf(backend: Backend, slots: readonly number[]): Tensor {
   return tensor(slots, { backend, dtype: "i32" });
+}
+
+/** With `DEBUG=1` says how long the host took over a new recording. */
+function tellTimes(slots: number, chunks: number, [start, rehearsed, recorded]: readonly number[]): void {
+  if (!(Number(process.env.DEBUG) >= 1)) return;
+  const ms = (from: number, to: number) => `${(to - from).toFixed(1)} ms`;
+  process.stderr.write(
+    `step of ${slots} slots, ${chunks} × ${CHUNK} tokens: rehearsed in ${ms(start, rehearsed)}, recorded in ${ms(rehearsed, recorded)}\n`,
+  );
 }
 
 interface Drawn {

@@ -8,10 +8,11 @@ import { MOST_STOPS, powerOfTwo, SlotDecoder, type StepResult } from "./slotDeco
 const AHEAD = 2;
 const MOST_SLOTS = 1024;
 
-/** Whether sequences of a model can decode with their state on the device. */
-export function canUseSlots({ backend: { fused } }: Qwen): boolean {
-  const { record, planSlots, slotAttention, advanceSlots, sampleLogits } = fused;
-  return [record, planSlots, slotAttention, advanceSlots, sampleLogits].every((kernel) => kernel !== undefined);
+/** Whether sequences of a model can decode with their state on the device: on cuda, in bf16. */
+export function canUseSlots({ backend: { fused }, dtype, config }: Qwen): boolean {
+  const { record, planSlots, slotAttention, advanceSlots, sampleLogits, takesSlots } = fused;
+  const kernels = [record, planSlots, slotAttention, advanceSlots, sampleLogits];
+  return kernels.every((kernel) => kernel !== undefined) && takesSlots?.(dtype, config) === true;
 }
 
 /** A task's place on the device. */

@@ -117,8 +117,10 @@ const trainSchema = z.strictObject({
     cacheGiB: z.number().positive().default(1).describe("most memory for keys and values; idle conversations give way"),
     drawsOn: z
       .enum(["host", "device"])
-      .default("host")
-      .describe("device: decoding steps are recorded and enqueued ahead (cuda in bf16)"),
+      .optional()
+      .describe(
+        "where tokens are drawn; device: in recorded steps, enqueued ahead (cuda in bf16). Default: there if it can",
+      ),
     dynamicSampling: z
       .boolean()
       .default(false)

@@ -44,7 +44,7 @@ export interface RolloutOptions {
   readonly pageSize?: number;
   /** Most memory of the KV cache; idle conversations are evicted beyond it. Default 1. */
   readonly cacheGiB?: number;
-  /** Default "host". */
+  /** Default: the device where it can. */
   readonly drawsOn?: DrawsOn;
 }
 

@@ -261,6 +261,8 @@ export interface FusedKernels {
     layout: HeadLayout,
   ): Storage;
   pagedAttention(x: ArrayRef, cache: ArrayRef, context: PagedContext, layout: HeadLayout): Storage;
+  /** Whether a model of this element type and layout can decode in slots. */
+  takesSlots(dtype: DType, layout: HeadLayout): boolean;
   /** Lays out the attention of a step, into `work`; once before its layers. */
   planSlots(slots: PagedSlots, layout: HeadLayout): void;
   /** `pagedAttention` of one new token in every slot; rows of empty slots are undefined. */

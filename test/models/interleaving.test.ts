@@ -219,7 +219,7 @@ for (const blas of [findBlas("none"), findBlas()]) {
 
           for (const [task, group] of groups.entries()) {
             for (const [sample, turns] of group.members.entries()) {
-              const roomy = samplerOf(model, 256, 1);
+              const roomy = samplerOf(model, 256, 1, { drawsOn: "host" });
               const alone = { group, turns, place: [task, sample] as const, alone: true };
               checkSame(t, together[task][sample], await converse(roomy, roomy.cache.open(), alone), turns);
               roomy.cache.dispose();

@@ -2,7 +2,7 @@ import test from "ava";
 import fc from "fast-check";
 import { createCpu } from "../../lib/index.js";
 import { KvCache, Sampler } from "../../models/index.js";
-import { admit, planStep, promptBudget, type Workload } from "../../models/schedule.js";
+import { admit, planStep, promptBudget, type Workload, waitsForCompany } from "../../models/schedule.js";
 import { tinyConfig, tinyModel } from "./tiny.js";
 
 const tasks = (...pending: number[]) => pending.map((tokens, served) => ({ pending: tokens, served }));
@@ -25,6 +25,13 @@ test("prompts keep a quarter of the tokens where many decode; then the least rec
 
 test("beside steps that decode, prompts go in passes of a quarter", (t) => {
   t.deepEqual([promptBudget(8, 0), promptBudget(8, 1), promptBudget(8, 99), promptBudget(1, 1)], [8, 2, 2, 1]);
+});
+
+test("a few tokens wait three steps of others for company; many, a full pass, and those that are alone do not", (t) => {
+  const waits = (tokens: number, { budget = 2048, decoding = 1 } = {}) =>
+    [0, 1, 2, 3].map((waited) => waitsForCompany(tokens, budget, decoding, waited));
+  t.deepEqual(waits(255), [true, true, true, false]);
+  for (const at of [waits(256), waits(64, { budget: 64 }), waits(1, { decoding: 0 })]) t.false(at.includes(true));
 });
 
 test("a plan keeps to its budget and uses it; nobody gets more than is pending", (t) => {

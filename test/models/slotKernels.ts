@@ -11,7 +11,10 @@ import {
 } from "../../lib/index.js";
 import { sizeOf } from "../../lib/shape.js";
 
-type Decoding = Pick<FusedKernels, "planSlots" | "slotAttention" | "advanceSlots" | "sampleLogits" | "record">;
+type Decoding = Pick<
+  FusedKernels,
+  "takesSlots" | "planSlots" | "slotAttention" | "advanceSlots" | "sampleLogits" | "record"
+>;
 
 /** Keys of a chunk. */
 const CHUNK = 512;
@@ -34,6 +37,8 @@ export function createCpuWithSlots(options: CpuOptions & { delay?: () => number 
   let last: Promise<unknown> = Promise.resolve();
 
   const kernels: Decoding = {
+    takesSlots: (dtype) => dtype === "f32",
+
     planSlots({ lengths, chunks, work }) {
       if (work.shape[0] !== lengths.shape[0] * (chunks + 1) * 8) throw new Error(`planSlots: work ${work.shape}`);
     },

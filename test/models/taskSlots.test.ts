@@ -12,6 +12,7 @@ import {
   Sampler,
   type SamplerOptions,
 } from "../../models/index.js";
+import { MOST_WAITS } from "../../models/schedule.js";
 import { canUseSlots } from "../../models/taskSlots.js";
 import { createCpuWithSlots } from "./slotKernels.js";
 import { tinyConfig, tinyModel } from "./tiny.js";
@@ -174,6 +175,34 @@ test("a request joins those that decode, and draws what it draws alone", async (
   t.deepEqual(ended, ["late", "long"]);
 });
 
+test("turns that arrive within a few steps of those that decode are computed in one pass, and none waits long", async (t) => {
+  const { sampler, model, steps } = open({}, () => 1);
+  /** Sequences in each pass over prompts, and the steps that were enqueued before it. */
+  const passes: { sequences: number; after: number }[] = [];
+  const forward = model.forwardCached.bind(model);
+  model.forwardCached = (batch, step) => {
+    if ("offsets" in step.context) passes.push({ sequences: step.context.lengths.length, after: steps.length });
+    return forward(batch, step);
+  };
+  const late = [2, 3, 4].map((task) => request(sampler, task, 9, 3));
+  const joined: Promise<Completion>[] = [];
+  let arrival = 0;
+  const long = {
+    ...request(sampler, 1, 4, 40),
+    onToken: () => {
+      if (joined.length === 0) arrival = steps.length;
+      if (joined.length < late.length) joined.push(sampler.generate(late[joined.length]));
+    },
+  };
+  t.deepEqual(await sampler.generate(long), await onHost(long));
+  t.deepEqual(await Promise.all(joined), await Promise.all(late.map(onHost)));
+  t.deepEqual(
+    passes.map(({ sequences }) => sequences),
+    [1, 3],
+  );
+  t.true(passes[1].after - arrival <= MOST_WAITS);
+});
+
 test("steps get smaller as sequences end", async (t) => {
   const { sampler, steps } = open();
   const requests = Array.from({ length: 9 }, (_, task) => request(sampler, task, 3, task === 8 ? 40 : 5));
@@ -210,7 +239,8 @@ test("other weights: between turns all is computed again, under a running reques
   const { ids } = await sampler.generate(first);
   change();
   const next = { ...first, tokens: [...first.tokens, ...ids, 9] };
-  const host = new Sampler(model, new KvCache(model.config, { backend, pages: 16, pageSize: 4 }), { seed: 5 });
+  const other = new KvCache(model.config, { backend, pages: 16, pageSize: 4 });
+  const host = new Sampler(model, other, { seed: 5, drawsOn: "host" });
   t.deepEqual(await sampler.generate(next), await host.generate({ ...next, sequence: host.cache.open() }));
   host.cache.dispose();
   // With one token there is nothing in the cache yet, only pages that the device writes to.
@@ -255,7 +285,7 @@ test("the event loop goes on while results are awaited", async (t) => {
   t.true(turns > 30, `${turns} turns`);
 });
 
-test("the device draws on request, where it has the kernels", async (t) => {
+test("the device draws where it has the kernels and takes the model's element type, the host elsewhere", async (t) => {
   const { backend, steps, model } = open();
   t.true(canUseSlots(model));
   const draw = async (options: Partial<SamplerOptions>) => {
@@ -268,11 +298,16 @@ test("the device draws on request, where it has the kernels", async (t) => {
   };
   t.deepEqual(
     [await draw({}), await draw({ drawsOn: "host" }), await draw({ drawsOn: "device" })],
-    [false, false, true],
+    [true, false, true],
   );
-  backend.fused.record = undefined;
-  t.false(canUseSlots(model));
-  await t.throwsAsync(draw({ drawsOn: "device" }), { message: /cannot be drawn on .*leave drawsOn at "host"/ });
+  const { record, takesSlots } = backend.fused;
+  for (const lacks of [{ record: undefined }, { takesSlots: undefined }, { takesSlots: () => false }]) {
+    Object.assign(backend.fused, { record, takesSlots }, lacks);
+    t.false(canUseSlots(model));
+    t.false(await draw({}));
+    const message = /of a model in f32 cannot be drawn on cpu; leave drawsOn out, or use cuda and bf16/;
+    await t.throwsAsync(draw({ drawsOn: "device" }), { message });
+  }
 });
 
 test("a site beyond what names noise is refused, as on the host", async (t) => {

@@ -2,8 +2,9 @@ import koffi from "koffi";
 import type { DType } from "../../dtype.js";
 import type { CudaDevice } from "./device.js";
 import { CudaError, out64 } from "./driver.js";
+import type { Block } from "./heap.js";
 import { cudaLibrary } from "./libraries.js";
-import { ChoiceTable, fastest } from "./tune.js";
+import { ChoiceTable, commonRows, FEW_ROWS, fastest, sixteenth } from "./tune.js";
 
 /** One matrix of a product: row-major [rows, columns] as stored, with the distance between rows in elements. */
 export interface Matrix {
@@ -56,8 +57,6 @@ const RESULT_WORKSPACE = 64;
 const WORKSPACE_BYTES = 32 * 2 ** 20;
 /** Packed batches come in ever new sizes: beyond so many the plan made first is forgotten. */
 const MOST_PLANS = 4096;
-/** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
-const FEW_ROWS = 16;
 /**
  * Of a product with so many operations, or with so many weights, the fastest of the heuristic's first CANDIDATES algorithms is
  * taken.
@@ -75,7 +74,7 @@ interface Plan {
   readonly desc: number;
   readonly operands: Operands;
   /** Begins with its cublasLtMatmulAlgo_t. */
-  algo: Uint8Array;
+  readonly algo: Uint8Array;
   /** The bias that `desc` names now. */
   bias: number;
 }
@@ -224,9 +223,10 @@ export class CublasLt {
       this.#preferenceSet(this.#preference, PREFER_ALIGNMENT_A + i, Uint32Array.of(alignment), 4);
     });
     const operands = this.#layouts(product, m);
-    const plan: Plan = { desc, operands, algo: this.#few(product, desc, operands), bias: product.bias ?? 0 };
     const large = (2 * batch * m * n * k >= TUNED_FLOPS || n * k >= TUNED_WEIGHTS) && c.pitch === n;
-    if (large && !this.device.recording) this.#tune(product, plan, form);
+    const chosen = large ? this.#fastest(product, desc, operands, form) : undefined;
+    const algo = chosen ?? this.#few(product, desc, operands);
+    const plan: Plan = { desc, operands, algo, bias: product.bias ?? 0 };
     if (this.#plans.size === MOST_PLANS) this.#forgetFirst();
     this.#plans.set(key, plan);
     return plan;
@@ -284,21 +284,52 @@ export class CublasLt {
     return this.#algorithms(product, desc, operands, 1)[0];
   }
 
-  /** Gives a plan the algorithm that is the fastest for its product, or was for one of about its size. */
-  #tune(product: Product, plan: Plan, form: string): void {
-    const { m, n, k, dtype, resultDtype = dtype, batch = 1 } = product;
-    const key = `${form} ${[m, n, k].map(sixteenth)} ${batch}`;
+  /** The algorithm that is the fastest for products of about this size, where it takes this one. */
+  #fastest(product: Product, desc: number, operands: Operands, form: string): Uint8Array | undefined {
+    const { m, n, k, batch = 1 } = product;
+    const rows = commonRows(product);
+    const key = `${form} ${[rows ?? sixteenth(m), sixteenth(n), sixteenth(k)]} ${batch}`;
     let algo = this.#tuned.get(key);
-    if (!algo) {
-      const candidates = this.#candidates(product, plan);
-      const best = fastest(this.device, candidates.length, batch * m * n * bytesOf(resultDtype), (i, target) =>
-        this.#run(product, plan, candidates[i], target),
-      );
-      if (best === undefined) return;
-      algo = candidates[best];
-      this.#tuned.set(key, algo);
+    if (!algo && !this.device.recording) {
+      algo = this.#choose(product, desc, rows ?? m);
+      if (algo) this.#tuned.set(key, algo);
     }
-    if (this.#takes(plan.desc, plan.operands, algo)) plan.algo = algo;
+    return algo && this.#takes(desc, operands, algo) ? algo : undefined;
+  }
+
+  /** Tries algorithms on a product whose rows are repeated up to `rows`: what is chosen is for all that have no more. */
+  #choose(product: Product, desc: number, rows: number): Uint8Array | undefined {
+    const { m, n, k, dtype, resultDtype = dtype, batch = 1 } = product;
+    const { driver, stream } = this.device;
+    const blocks: Block[] = [];
+    const repeat = ({ address, pitch }: Matrix, columns: number, size: number): Matrix | undefined => {
+      if (m === rows) return { address, pitch };
+      const block = this.device.tryTakeBytes(rows * pitch * size, "choice of an algorithm");
+      if (!block) return undefined;
+      blocks.push(block);
+      for (let row = 0; row < rows; row += m) {
+        const bytes = ((Math.min(m, rows - row) - 1) * pitch + columns) * size;
+        driver.memcpyDtoD(block.address + row * pitch * size, address, bytes, stream);
+      }
+      return { address: block.address, pitch };
+    };
+    let operands: Operands | undefined;
+    try {
+      const a = repeat(product.a, k, bytesOf(dtype));
+      const addend = product.addend && repeat(product.addend, n, bytesOf(resultDtype));
+      if (!a || (product.addend && !addend)) return undefined;
+      const whole = { ...product, m: rows, a, addend };
+      operands = this.#layouts(whole, rows);
+      const plan = { desc, operands, algo: this.#few(whole, desc, operands), bias: product.bias ?? 0 };
+      const candidates = this.#candidates(whole, plan);
+      const best = fastest(this.device, candidates.length, batch * rows * n * bytesOf(resultDtype), (i, target) =>
+        this.#run(whole, plan, candidates[i], target),
+      );
+      return best === undefined ? undefined : candidates[best];
+    } finally {
+      for (const layout of new Set(operands)) this.#layoutDestroy(layout);
+      for (const block of blocks) this.device.giveBytes(block);
+    }
   }
 
   /** Algorithms that may be the fastest for a product, its plan's first. */
@@ -338,12 +369,6 @@ const statuses: Readonly<Record<number, string>> = {
 
 function bytesOf(dtype: DType): number {
   return dtype === "f32" ? 4 : 2;
-}
-
-/** A size rounded up to a sixteenth of a power of two. */
-function sixteenth(size: number): number {
-  const unit = 2 ** Math.max(0, Math.floor(Math.log2(size)) - 4);
-  return Math.ceil(size / unit) * unit;
 }
 
 /** The largest power of two, up to 256, that divides an address. */

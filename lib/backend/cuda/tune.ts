@@ -29,6 +29,35 @@ export class ChoiceTable {
   }
 }
 
+/** Fewer rows take the algorithm for so many: a product with one row alone goes another way and gives other bits. */
+export const FEW_ROWS = 16;
+/** Up to so many rows the time goes into reading the weights, and hardly depends on the rows. */
+const BOUND_BY_WEIGHTS = 256;
+/** Prompts that are computed while others decode have no more rows. */
+const MOST_COMMON_ROWS = 2048;
+
+/**
+ * How many rows a product is rounded up to, to share its choice with others: prompts come in ever new lengths, and trying
+ * algorithms for each would take longer than the products. Undefined where the product has too many, or they are not rows.
+ */
+export function commonRows(product: {
+  readonly m: number;
+  readonly transposeA: boolean;
+  readonly batch?: number;
+}): number | undefined {
+  const { m, transposeA, batch = 1 } = product;
+  if (transposeA || batch > 1 || m > MOST_COMMON_ROWS) return undefined;
+  const power = 2 ** Math.ceil(Math.log2(m));
+  const unit = m <= BOUND_BY_WEIGHTS ? power : power / 8;
+  return Math.max(FEW_ROWS, Math.ceil(m / unit) * unit);
+}
+
+/** A size rounded up to a sixteenth of a power of two. */
+export function sixteenth(size: number): number {
+  const unit = 2 ** Math.max(0, Math.floor(Math.log2(size)) - 4);
+  return Math.ceil(size / unit) * unit;
+}
+
 /** Each candidate runs so often; its shortest time counts. */
 const ROUNDS = 4;
 /** Another than the first must be faster by this factor. */

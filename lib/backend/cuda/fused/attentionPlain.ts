@@ -47,7 +47,8 @@ export function attentionVariants(device: CudaDevice): (x: ArrayRef, layout: Hea
   };
 }
 
-function variantShape(dtype: DType, headDim: number): Omit<AttentionVariant, "kernel"> {
+/** What does not depend on the device. */
+export function variantShape(dtype: DType, headDim: number): Omit<AttentionVariant, "kernel"> {
   const scale = headDim ** -0.5;
   if (dtype === "bf16" && (headDim === 64 || headDim === 128)) {
     return {

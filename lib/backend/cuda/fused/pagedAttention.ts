@@ -2,7 +2,7 @@ import type { ArrayRef, FusedKernels, HeadLayout, PagedContext, Storage } from "
 import type { CudaContext } from "../context.js";
 import type { Kernel } from "../kernels.js";
 import type { WorkLists } from "../workList.js";
-import { type AttentionVariant, attentionVariants, type Item } from "./attentionPlain.js";
+import { type AttentionVariant, attentionVariants, type Item, variantShape } from "./attentionPlain.js";
 import { hopperChunks } from "./pagedAttentionHopper.js";
 
 /** Keys whose partial result stands alone, as in kernels/attentionTile.cuh. */
@@ -68,7 +68,7 @@ function makePlan(context: PagedContext, group: number, { mma, rows }: Attention
 export function pagedAttentionKernel(
   { device, empty }: CudaContext,
   lists: WorkLists,
-): Pick<FusedKernels, "pagedAttention" | "planSlots" | "slotAttention"> {
+): Pick<FusedKernels, "pagedAttention" | "takesSlots" | "planSlots" | "slotAttention"> {
   const variantOf = attentionVariants(device);
   const plans = new WeakMap<Int32Array, Plan>();
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
@@ -137,6 +137,9 @@ export function pagedAttentionKernel(
       enqueue(x, cache, layout, plan, { items: list.address, pages, pageSize: context.pageSize }, y);
       return y;
     },
+
+    takesSlots: (dtype, { heads, kvHeads, headDim }) =>
+      dtype === "bf16" && variantShape(dtype, headDim).mma && heads / kvHeads <= FEW_ROWS,
 
     planSlots({ lengths, table, chunks, work }, { heads, kvHeads }) {
       const [slots, pages] = table.shape;

@@ -2,7 +2,7 @@ import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test from "ava";
 import type { CudaDevice } from "../../../../lib/backend/cuda/device.js";
-import { ChoiceTable, fastest } from "../../../../lib/backend/cuda/tune.js";
+import { ChoiceTable, commonRows, fastest, sixteenth } from "../../../../lib/backend/cuda/tune.js";
 import { temporaryFolder } from "../../../temporary.js";
 import { cudaTest, openCuda } from "./support.js";
 
@@ -27,6 +27,20 @@ test.serial("choices are kept for later runs on such a device, what other proces
   const folder = join(cache, "cuda");
   for (const name of readdirSync(folder)) writeFileSync(join(folder, name), "damaged");
   t.is(open().get("a"), undefined);
+});
+
+test("products of few rows share choices, up to twice the rows, of more up to a quarter more; gradients and batches do not", (t) => {
+  const rows = Array.from({ length: 2048 }, (_, i) => commonRows({ m: i + 1, transposeA: false }));
+  t.deepEqual([...new Set(rows)].slice(0, 10), [16, 32, 64, 128, 256, 320, 384, 448, 512, 640]);
+  t.is(new Set(rows).size, 17);
+  t.true(rows.every((common, i) => common! > i && (i < 256 || common! <= 1.25 * (i + 1))));
+  t.is(commonRows({ m: 2049, transposeA: false }), undefined);
+  t.is(commonRows({ m: 64, transposeA: true }), undefined);
+  t.is(commonRows({ m: 64, transposeA: false, batch: 2 }), undefined);
+});
+
+test("sizes are rounded up by a sixteenth at most", (t) => {
+  t.deepEqual([1, 31, 32, 33, 64, 65, 1000, 11_008].map(sixteenth), [1, 31, 32, 34, 64, 68, 1024, 11_264]);
 });
 
 cudaTest("of several ways the fastest is taken that gives the bits of the first", async (t) => {
