@@ -216,7 +216,7 @@ export class CudaDevice {
     const { driver, stream } = this;
     const elapsed = this.#timer();
     const shared = launch.shared ?? 0;
-    const overlaps = launch.overlaps && !this.#behindLibrary;
+    const overlaps = launch.overlaps && this.capability >= 90 && !this.#behindLibrary;
     this.#behindLibrary = false;
     const status = overlaps
       ? driver.launchKernelEx(

@@ -84,7 +84,6 @@ export function pagedAttentionKernel(
     const { mma, rows, block, shared, scales, kernel } = variantOf(x, layout);
     const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => at.items + 32 * item);
     const from = [device.address(x), device.address(cache), at.pages, at.pageSize];
-    const overlaps = device.capability >= 90;
     const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
     device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
       const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps = false) =>
@@ -101,14 +100,14 @@ export function pagedAttentionKernel(
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
-        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, overlaps);
+        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, true);
       }
       if (plan.merges > 0) {
         const fn = mma
           ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
           : kernel("pagedAttention", "paged_plain_merge", "ppiip");
         const args = [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)];
-        run(fn, args, plan.merges, 0, mma && overlaps);
+        run(fn, args, plan.merges, 0, mma);
       }
     });
   };
@@ -139,7 +138,7 @@ export function pagedAttentionKernel(
       const [slots, pages] = table.shape;
       const fn = device.kernels.get("slots", "plan_slots", "ppiiii");
       const args = [device.address(lengths), device.address(work), slots, chunks, heads / kvHeads, pages];
-      device.launch(fn, args, { grid: [Math.ceil((slots * chunks) / 256)], block: 256 });
+      device.launch(fn, args, { grid: [Math.ceil((slots * chunks) / 256)], block: 256, overlaps: true });
     },
 
     slotAttention(x, cache, { table, chunks, work, pageSize }, layout) {

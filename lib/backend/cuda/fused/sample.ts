@@ -46,7 +46,7 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
         device.launch(device.kernels.get("sample", entry, signature), args, {
           grid,
           block,
-          overlaps: device.capability >= 90,
+          overlaps: true,
           bytes: 4 * rows * vocabulary,
         });
       const sizes = [
@@ -78,7 +78,11 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       const [slots, pages] = table.shape;
       const arrays = [drawn, table, stops, tokens, positions, rows, lengths, remaining].map(at);
       const fn = device.kernels.get("slots", "advance_slots", "ppppppppiii");
-      device.launch(fn, [...arrays, slots, pages, pageSize], { grid: [Math.ceil(slots / 256)], block: 256 });
+      device.launch(fn, [...arrays, slots, pages, pageSize], {
+        grid: [Math.ceil(slots / 256)],
+        block: 256,
+        overlaps: true,
+      });
     },
   };
 }
