@@ -18,10 +18,10 @@ export interface Launch {
   /** Bytes of dynamic shared memory. */
   readonly shared?: number;
   /**
-   * The kernel may begin while the one before it ends: it waits by itself (griddepcontrol.wait), and reads nothing before that
-   * which a kernel of ours with this attribute writes. From sm_90 on.
+   * The kernel may begin while the one before it ends, for every block of it waits (griddepcontrol.wait): "waits" before it touches
+   * any memory, or "reads ahead" what no kernel writes that lets the next one begin (let_kernel_after_begin). From sm_90 on.
    */
-  readonly overlaps?: boolean;
+  readonly overlaps?: "waits" | "reads ahead";
   /** Bytes moved and operations done, for `DEBUG=2`. */
   readonly bytes?: number;
   readonly flops?: number;
@@ -93,7 +93,7 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
-  /** The last kernel is a library's, which may let the next one begin before what it wrote, a weight for instance, is there. */
+  /** The last kernel is a library's, which may let the next one begin before what it writes, a weight for instance, is there. */
   #behindLibrary = false;
   /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
   #recorded: Block[] | undefined;
@@ -216,7 +216,8 @@ export class CudaDevice {
     const { driver, stream } = this;
     const elapsed = this.#timer();
     const shared = launch.shared ?? 0;
-    const overlaps = launch.overlaps && this.capability >= 90 && !this.#behindLibrary;
+    const ready = launch.overlaps === "reads ahead" ? !this.#behindLibrary : launch.overlaps === "waits";
+    const overlaps = ready && this.capability >= 90;
     this.#behindLibrary = false;
     const status = overlaps
       ? driver.launchKernelEx(

@@ -24,7 +24,7 @@ function divide(tiles: number, tilesOfBlock: number, width: number, norm: boolea
     grid: [Math.ceil(tiles / TILES)] as const,
     block: 32 * (TILES + 1),
     shared: STAGES * stage + (norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,
-    overlaps: true,
+    overlaps: "reads ahead" as const,
   };
 }
 

@@ -78,7 +78,7 @@ export function ropeKernels({ device, empty }: CudaContext, tableFor: RopeTables
     device.launch(fn, [...from, out, items, ...rest], {
       grid: loopGrid(device, items, 256),
       block: 256,
-      overlaps: true,
+      overlaps: "waits",
       bytes: 4 * tokens * width,
     });
     return y;

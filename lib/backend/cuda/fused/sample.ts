@@ -46,7 +46,7 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
         device.launch(device.kernels.get("sample", entry, signature), args, {
           grid,
           block,
-          overlaps: true,
+          overlaps: "waits",
           bytes: 4 * rows * vocabulary,
         });
       const sizes = [
@@ -81,7 +81,7 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       device.launch(fn, [...arrays, slots, pages, pageSize], {
         grid: [Math.ceil(slots / 256)],
         block: 256,
-        overlaps: true,
+        overlaps: "waits",
       });
     },
   };

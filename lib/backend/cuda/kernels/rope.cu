@@ -87,11 +87,12 @@ rope(const T *x, int heads, int turned, int half, const int *positions, const fl
 }
 
 // The first `queries` heads go into y, which has the shape of x; the others into rows `at` of the cache [cacheRows, (heads - queries)
-// 2 half], nowhere for −1.
+// 2 half], nowhere for −1. What attention reads ahead of a cache is older.
 extern "C" __global__ void __launch_bounds__(256)
 rope_to_cache(const T *x, int heads, int turned, int half, const int *positions, const float *cosines, const float *sines, int known, T *y,
               Index items, const int *at, T *cache, int cacheRows, int queries) {
   wait_for_kernel_before();
+  let_kernel_after_begin();
   turn({x, heads, turned, half, positions, cosines, sines, known, at}, items, 1, [&](Index token, int row, int head) -> T * {
     check_index(row, -1, cacheRows);
     if (head < queries) return y + ((i64)token * heads + head) * 2 * half;
