@@ -256,6 +256,49 @@ cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads o
   }
 });
 
+cudaTest(
+  "qkvToCache: many rows have the bits of the composed form, in all types and with norms of heads",
+  async (t) => {
+    const backend = await openCuda();
+    for (const dtype of ["bf16", "f16", "f32"] as const) {
+      for (const [tokens, heads, kvHeads, headDim] of [
+        [9, 14, 2, 64],
+        [64, 16, 2, 128],
+        [300, 4, 4, 6],
+      ]) {
+        using arena = new Arena();
+        const [width, outputs, columns] = [96, (heads + 2 * kvHeads) * headDim, 2 * kvHeads * headDim];
+        const rotation: Rotation = { heads, kvHeads, headDim, theta: 1e6, maxPositions: 512 };
+        const make = (seed: number, ...shape: number[]) =>
+          tensor(normals(seed, sizeOf(shape)), { backend, dtype, shape });
+        const ints = (value: (i: number) => number) =>
+          tensor(
+            Array.from({ length: tokens }, (_, i) => value(i)),
+            { backend, dtype: "i32" },
+          );
+        for (const hasNorms of [false, true]) {
+          const run = (op: typeof qkvToCache) =>
+            arena.run(() => {
+              const headNorms = hasNorms ? { q: make(5, headDim), k: make(6, headDim) } : undefined;
+              const weights = { norm: make(2, width), eps: 1e-6, weight: make(3, outputs, width), headNorms };
+              const cache = make(4, tokens + 5, columns);
+              // Rows in another order, none for every fourth token; the last position is outside the tables.
+              const rows = ints((i) => (i % 4 === 3 ? -1 : tokens + 4 - i));
+              const placement = { positions: ints((i) => (i === tokens - 1 ? 512 : (i * 37) % 512)), rows };
+              const y = op(make(1, tokens, width), weights, placement, rotation, cache);
+              return [y.slice(1, 0, heads * headDim), cache];
+            });
+          const [actual, expected] = [run(qkvToCache), run(qkvToCacheComposed)];
+          for (const [i, what] of ["queries", "cache"].entries()) {
+            const [a, b] = [await values(actual[i]), await values(expected[i])];
+            t.is(different(a, b), -1, `${what} of ${tokens} rows, ${heads}:${kvHeads} heads of ${headDim}, ${dtype}`);
+          }
+        }
+      }
+    }
+  },
+);
+
 /** Where `few` differs first from the start of `whole`, else −1. */
 function different(few: readonly number[], whole: readonly number[]): number {
   return few.findIndex((value, i) => !Object.is(value, whole[i]));
