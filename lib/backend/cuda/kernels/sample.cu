@@ -144,13 +144,15 @@ __device__ __forceinline__ Place place_of(float depth) {
 
 __device__ __forceinline__ bool kept(Place at, int bin, int part) { return at.bin < bin || (at.bin == bin && at.part <= part); }
 
-// Adds the mass, 2^32 at depth 0 and rounded down, to 2^16 high + low, which hold the sum of up to 2^15 of them: shared memory adds
-// only 32 bits at once.
-__device__ __forceinline__ void add_mass(u32 &high, u32 &low, float depth) {
+// The mass, 2^32 at depth 0 and rounded down, as 2^16 high + low: shared memory adds only 32 bits at once.
+struct Mass {
+  u32 high, low;
+};
+
+__device__ __forceinline__ Mass mass_of(float depth) {
   const float mass = exp2_fast(__fmul_rn(-depth, LOG2E)) * 65536.0f;
-  const u32 above = (u32)mass, below = (u32)((mass - above) * 65536.0f);
-  if (above) atomicAdd(&high, above);
-  if (below) atomicAdd(&low, below);
+  const u32 high = (u32)mass;
+  return {high, (u32)((mass - high) * 65536.0f)};
 }
 
 // Per row: merges the chunks, and clears the histograms [rows, ROUNDS, BINS] of counts and masses. Grid (rows).
@@ -196,7 +198,7 @@ sample_merge(Draws draws, const float *parts, Row *known, u64 *masses, u32 *coun
     for (int i = threadIdx.x; i < ROUNDS * BINS; i += 1024) masses[(i64)row * ROUNDS * BINS + i] = counts[(i64)row * ROUNDS * BINS + i] = 0;
 }
 
-// Adds a part of `part` columns, at most 2^15, to the histogram of a round; pieces are the chunks'. Grid (parts, rows).
+// Adds a part of `part` columns, at most 2^15 lest 32 bits overflow, to the histogram of a round; pieces are the chunks'. Grid (parts, rows).
 extern "C" __global__ void __launch_bounds__(256)
 sample_count(const float *logits, Draws draws, const float *pieces, const Row *known, u64 *masses, u32 *counts, int vocabulary, int chunks,
              int part, int round) {
@@ -227,13 +229,15 @@ sample_count(const float *logits, Draws draws, const float *pieces, const Row *k
     next = load(first + 1024);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      if (x.at[j] != x.at[j]) continue;
       const float depth = depth_of(x.at[j], it.most, unit);
       const Place at = place_of(depth);
       if ((round > 0 && at.bin != inside) || (round == 2 && !kept(at, it.kBin, it.kPart))) continue;
       const int bin = round > 0 ? at.part : at.bin;
-      if (weighed) add_mass(high[bin], low[bin], depth);
-      if (counted) atomicAdd(&count[bin], 1u);
+      // What is not a number has no mass.
+      const Mass mass = mass_of(depth);
+      if (weighed && mass.high) atomicAdd(&high[bin], mass.high);
+      if (weighed && mass.low) atomicAdd(&low[bin], mass.low);
+      if (counted && depth == depth) atomicAdd(&count[bin], 1u);
     }
   }
   __syncthreads();
