@@ -198,7 +198,8 @@ sample_merge(Draws draws, const float *parts, Row *known, u64 *masses, u32 *coun
     for (int i = threadIdx.x; i < ROUNDS * BINS; i += 1024) masses[(i64)row * ROUNDS * BINS + i] = counts[(i64)row * ROUNDS * BINS + i] = 0;
 }
 
-// Adds a part of `part` columns, at most 2^15 lest 32 bits overflow, to the histogram of a round; pieces are the chunks'. Grid (parts, rows).
+// Adds a part of `part` columns, at most 2^15 lest 32 bits overflow, to the histogram of a round; pieces are the chunks'. Grid
+// (parts, rows).
 extern "C" __global__ void __launch_bounds__(256)
 sample_count(const float *logits, Draws draws, const float *pieces, const Row *known, u64 *masses, u32 *counts, int vocabulary, int chunks,
              int part, int round) {
