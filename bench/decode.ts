@@ -44,7 +44,7 @@ for (const batch of batches) {
         position: context,
         pages: sequence.pages.slice(0, each),
       },
-      ...{ temperature: 1, topP: 0.9, minP: 0, topK: 0, stopIds: [], maxTokens: 10 * steps },
+      ...{ temperature: 1, topP: 0.9, minP: 0, topK: 0, stopIds: [], maxTokens: 2 * steps },
       site: { step: 0, task: slot, sample: 0, turn: 0 },
     });
   }

@@ -91,7 +91,7 @@ export class Qwen {
     return linear(activated, this.#of(i, "mlp.down_proj.weight"), { residual: mixed });
   }
 
-  /** The same, with the past in a cache: five kernels for a few tokens. */
+  /** The same, with the past in a cache: five kernels for a few tokens, nine for more. */
   #cachedLayer(
     i: number,
     x: Tensor,

@@ -281,6 +281,13 @@ export interface FusedKernels {
     rotation: Rotation,
     cache: ArrayRef,
   ): Storage | undefined;
+  /** The last step of `qkvToCache`, *in place* on the cache: x has queries, keys and values; of the result the queries count. */
+  ropeToCache(
+    x: ArrayRef,
+    placement: { readonly positions: ArrayRef; readonly rows: ArrayRef },
+    rotation: Rotation,
+    cache: ArrayRef,
+  ): Storage;
   /**
    * Records what `enqueue` enqueues, instead of running it. The arrays that it reads, writes or leaves behind must live as long
    * as the recording; it may not copy to or from the host. Run the same work once before.

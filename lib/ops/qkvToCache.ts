@@ -52,7 +52,12 @@ export function qkvToCache(
       return fresh(y, [x.shape[0], width]);
     }
   }
-  return qkvToCacheComposed(x, weights, { positions, rows }, rotation, cache);
+  const qkv = projected(x, weights, rotation);
+  const kernels = fusedKernels(x, "ropeToCache");
+  if (!kernels) return placed(qkv, { positions, rows }, rotation, cache);
+  const y = kernels.ropeToCache(qkv, { positions, rows }, rotation, cache);
+  cache.storage.version++;
+  return fresh(y, [x.shape[0], width]);
 }
 
 /** Throws unless all fit together; the rows themselves are checked where they are written. */
@@ -83,15 +88,22 @@ function checkShapes(
 
 export function qkvToCacheComposed(
   x: Tensor,
-  { norm, eps, weight, bias, headNorms }: QkvWeights,
-  { positions, rows }: Placement,
+  weights: QkvWeights,
+  placement: Placement,
   rotation: Rotation,
   cache: Tensor,
 ): Tensor {
+  return placed(projected(x, weights, rotation), placement, rotation, cache);
+}
+
+function projected(x: Tensor, { norm, eps, weight, bias, headNorms }: QkvWeights, rotation: Rotation): Tensor {
+  const qkv = linear(rmsNorm(x, norm, eps), weight, { bias });
+  return headNorms ? qkNorm(qkv, headNorms.q, headNorms.k, rotation, eps) : qkv;
+}
+
+function placed(x: Tensor, { positions, rows }: Placement, rotation: Rotation, cache: Tensor): Tensor {
   const { heads, kvHeads, headDim } = rotation;
-  let qkv = linear(rmsNorm(x, norm, eps), weight, { bias });
-  if (headNorms) qkv = qkNorm(qkv, headNorms.q, headNorms.k, rotation, eps);
-  qkv = rope(qkv, positions, rotation);
+  const qkv = rope(x, positions, rotation);
   setRows(cache, rows, qkv.slice(1, heads * headDim, (heads + 2 * kvHeads) * headDim));
   return qkv;
 }

@@ -18,10 +18,12 @@ export interface Launch {
   /** Bytes of dynamic shared memory. */
   readonly shared?: number;
   /**
-   * The kernel may begin while the one before it ends: it waits by itself (griddepcontrol.wait), and reads nothing before that
-   * which a kernel of ours with this attribute writes. From sm_90 on.
+   * The kernel may begin while the one before it ends, for every block of it waits (griddepcontrol.wait), from sm_90 on:
+   * "waits" before it touches any memory; "leads" does so too, and writes nothing that kernels read ahead; "reads ahead"
+   * reads weights, old keys and plans before it waits, and writes none: it begins early only behind one of these last two,
+   * so that what it reads was there before.
    */
-  readonly overlaps?: boolean;
+  readonly overlaps?: "waits" | "leads" | "reads ahead";
   /** Bytes moved and operations done, for `DEBUG=2`. */
   readonly bytes?: number;
   readonly flops?: number;
@@ -93,11 +95,8 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
-  /**
-   * The last thing enqueued is a kernel that overlaps: one of those begins only behind another, so that what it reads before its
-   * turn, weights for instance, was there before the first of them began.
-   */
-  #behindOverlapping = false;
+  /** What the last kernel, if it is the last thing enqueued, promises to one that reads ahead. */
+  #keepsReadAhead = false;
   /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
   #recorded: Block[] | undefined;
 
@@ -219,8 +218,9 @@ export class CudaDevice {
     const { driver, stream } = this;
     const elapsed = this.#timer();
     const shared = launch.shared ?? 0;
-    const overlaps = launch.overlaps && this.#behindOverlapping;
-    this.#behindOverlapping = launch.overlaps === true;
+    const ready = launch.overlaps === "reads ahead" ? this.#keepsReadAhead : launch.overlaps !== undefined;
+    const overlaps = ready && this.capability >= 90;
+    this.#keepsReadAhead = launch.overlaps === "leads" || launch.overlaps === "reads ahead";
     const status = overlaps
       ? driver.launchKernelEx(
           this.#overlapping.with(x, y, z, launch.block, shared, stream),
@@ -248,7 +248,7 @@ export class CudaDevice {
   timed(name: string, work: Pick<Launch, "bytes" | "flops">, enqueue: () => void): void {
     const elapsed = this.#timer();
     enqueue();
-    this.#behindOverlapping = false;
+    this.#keepsReadAhead = false;
     this.ran(name);
     if (elapsed) printTime(name, elapsed(), work);
   }
@@ -262,7 +262,7 @@ export class CudaDevice {
 
   /** Enqueues a copy of host data to a device address; the data may be overwritten at once. */
   copyIn(address: number, data: TypedArray): void {
-    this.#behindOverlapping = false;
+    this.#keepsReadAhead = false;
     if (data.byteLength === 0) return;
     if (data.byteLength > STAGED_BYTES) {
       this.driver.memcpyHtoD(address, data, data.byteLength, this.stream);

@@ -32,6 +32,7 @@ export function rowOperations({ device, empty }: CudaContext): Rows {
     device.launch(kernel, [m, i, o, size, row / word, rows], {
       grid: loopGrid(device, size, BLOCK),
       block: BLOCK,
+      overlaps: "waits",
       bytes: 2 * bytes,
     });
   };

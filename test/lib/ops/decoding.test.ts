@@ -76,3 +76,18 @@ test("a backend's own kernel is asked first, and may leave a shape to the compos
   );
   t.deepEqual(rows, [1, 3]);
 });
+
+test("a backend may have the last step of qkvToCache alone: it gets the projection, norms of heads included", async (t) => {
+  const backend = createCpu();
+  const make = (seed: number, ...shape: Shape) => tensor(normals(seed, sizeOf(shape)), { backend, shape });
+  const ints = (...data: number[]) => tensor(data, { backend, dtype: "i32" });
+  const [x, norm, weight, cache] = [make(1, 3, 10), make(2, 10), make(3, WIDTH, 10), make(4, 5, CACHE_WIDTH)];
+  const headNorms = { q: make(6, 6), k: make(7, 6) };
+  const placement = { positions: ints(9, 0, 4), rows: ints(3, -1, 0) };
+  backend.fused.ropeToCache = (given) => backend.unary("neg", given);
+  const version = cache.storage.version;
+  const y = qkvToCache(x, { norm, eps: EPS, weight, headNorms }, placement, rotation, cache);
+  const projection = qkNorm(linear(rmsNorm(x, norm, EPS), weight), headNorms.q, headNorms.k, rotation, EPS);
+  t.deepEqual(await values(y), await values(projection.neg()));
+  t.true(cache.storage.version > version);
+});

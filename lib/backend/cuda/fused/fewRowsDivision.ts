@@ -1,12 +1,12 @@
 /** Rows up to which kernels/fewRowsHopper.cu beats cuBLASLt. */
 export const MOST_ROWS = 8;
-/**
- * Bytes of copies in flight that a block asks for; with the next kernel's block beside it they fill a multiprocessor's memory.
- * Where normalized rows of up to 2048 columns take 32 KB more, there is still room for both.
- */
+/** Shared memory of a multiprocessor, of which a block takes 1 KB more than it asks for, and what a block may have. */
+export const MULTIPROCESSOR_SHARED = 228 * 1024;
+export const BLOCK_SHARED = 227 * 1024;
+/** Bytes of weights from which on a block does better with more copies in flight than with the next kernel's block beside it. */
+const LONG = 224 * 1024;
+/** Bytes of copies in flight of the other blocks: two fit, also where normalized rows of up to 2048 columns take 32 KB more. */
 const IN_FLIGHT = { plain: 96 * 1024, norm: 92 * 1024 };
-/** Bytes beyond those that a block has come to the second-level cache before its turn. */
-const READ_AHEAD = 96 * 1024;
 const MOST_TILES = 11;
 /** Columns of a box of the copy engine. */
 export const BOX = 64;
@@ -14,6 +14,8 @@ const ROW_BYTES = 2 * BOX;
 /** Rows of weights that a warpgroup multiplies. */
 const WARPGROUP_ROWS = 64;
 const ALIGNMENT = 1024;
+/** Room for the kernel's barriers. */
+const BARRIERS = 1024;
 
 /** How a kernel of kernels/fewRowsHopper.cu is compiled and launched. */
 export type Division = ReturnType<typeof divide>;
@@ -27,16 +29,17 @@ export function divide(outputs: number, width: number, norm: boolean, TILES: num
   const half = (16 * TILES) / halves;
   const warpgroups = Math.ceil(half / WARPGROUP_ROWS);
   const stage = ROW_BYTES * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
-  const STAGES = Math.min(width / BOX / BOXES, Math.floor(IN_FLIGHT[norm ? "norm" : "plain"] / stage));
-  const AHEAD = Math.floor(READ_AHEAD / (ROW_BYTES * BOXES * 16 * TILES));
   // Rows that are read from the last half of a stage on, past the stage's end.
   const past = ROW_BYTES * ((halves * BOXES - 1) * half + WARPGROUP_ROWS * warpgroups) - stage;
+  const rest = Math.max(past, norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT;
+  const inFlight = 2 * 16 * TILES * width > LONG ? BLOCK_SHARED - BARRIERS - rest : IN_FLIGHT[norm ? "norm" : "plain"];
+  const STAGES = Math.min(width / BOX / BOXES, Math.floor(inFlight / stage));
   return {
-    defines: { TILES, BOXES, STAGES, AHEAD, NORM: norm ? 1 : 0, PACKS: norm ? Math.ceil(width / 256) : 1 },
+    defines: { TILES, BOXES, STAGES, NORM: norm ? 1 : 0, PACKS: norm ? Math.ceil(width / 256) : 1 },
     grid: [Math.ceil(outputs / 16 / TILES)] as const,
     block: 128 * warpgroups + 32,
-    shared: STAGES * stage + Math.max(past, norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT,
-    overlaps: true,
+    shared: STAGES * stage + rest,
+    overlaps: "reads ahead" as const,
   };
 }
 

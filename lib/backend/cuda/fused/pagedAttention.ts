@@ -1,5 +1,6 @@
 import type { ArrayRef, FusedKernels, HeadLayout, PagedContext, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
+import type { Launch } from "../device.js";
 import type { Kernel } from "../kernels.js";
 import type { WorkLists } from "../workList.js";
 import { type AttentionVariant, attentionVariants, type Item, variantShape } from "./attentionPlain.js";
@@ -86,10 +87,9 @@ export function pagedAttentionKernel(
     const { mma, rows, block, shared, scales, kernel } = variant;
     const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => at.items + 32 * item);
     const from = [device.address(x), device.address(cache), at.pages, at.pageSize];
-    const overlaps = device.capability >= 90;
     const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
     device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
-      const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps = false) =>
+      const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps?: Launch["overlaps"]) =>
         device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes, overlaps });
       if (!mma) {
         const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
@@ -104,14 +104,14 @@ export function pagedAttentionKernel(
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
-        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, overlaps);
+        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, "reads ahead");
       }
       if (plan.merges > 0) {
         const fn = mma
           ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
           : kernel("pagedAttention", "paged_plain_merge", "ppiip");
         const args = [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)];
-        run(fn, args, plan.merges, 0, mma && overlaps);
+        run(fn, args, plan.merges, 0, mma ? "reads ahead" : undefined);
       }
     });
   };
@@ -145,7 +145,7 @@ export function pagedAttentionKernel(
       const [slots, pages] = table.shape;
       const fn = device.kernels.get("slots", "plan_slots", "ppiiii");
       const args = [device.address(lengths), device.address(work), slots, chunks, heads / kvHeads, pages];
-      device.launch(fn, args, { grid: [Math.ceil((slots * chunks) / 256)], block: 256 });
+      device.launch(fn, args, { grid: [Math.ceil((slots * chunks) / 256)], block: 256, overlaps: "waits" });
     },
 
     slotAttention(x, cache, { table, chunks, work, pageSize }, layout) {

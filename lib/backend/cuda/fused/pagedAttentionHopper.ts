@@ -58,11 +58,16 @@ export function hopperChunks(
   const rest = [at.pages, pageSize, at.items, heads, kvHeads, ...scales, at.y, at.partial];
   if (count * kvHeads <= device.multiprocessors * FEW_CHUNKS) {
     const fn = kernel("pagedAttentionHopper", "paged_mma_cluster", "psspipiiffpp", cluster, { BOX_ROWS: rows });
-    const launch = { grid: [CLUSTER * count, kvHeads] as const, block: 128, shared: cluster, overlaps: true };
+    const launch = {
+      grid: [CLUSTER * count, kvHeads] as const,
+      block: 128,
+      shared: cluster,
+      overlaps: "reads ahead" as const,
+    };
     device.launch(fn, [at.x, map(64), map(headDim === 128 ? 32 : 16), ...rest], launch);
   } else {
     const fn = kernel("pagedAttentionHopper", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
-    const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: true };
+    const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: "reads ahead" as const };
     device.launch(fn, [at.x, map(64), ...rest], launch);
   }
   return true;

@@ -46,6 +46,7 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), rows, width, eps], {
         grid: [Math.ceil(rows / ROWS)],
         block: shared.THREADS * ROWS,
+        overlaps: "waits",
         bytes: 4 * rows * width,
       });
       return { y, rstd };
@@ -81,6 +82,7 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
       device.launch(fn, [v, qw, kw, at(y), at(rstd), tokens, heads, kvHeads, eps], {
         grid: [Math.ceil((tokens * (heads + 2 * kvHeads)) / 8)],
         block: 256,
+        overlaps: "waits",
         bytes: 4 * tokens * width,
       });
       return { y, rstd };

@@ -1,6 +1,7 @@
-import type { FusedKernels, Rotation } from "../../backend.js";
+import type { ArrayRef, FusedKernels, Rotation, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
+import type { Defines, Kernel } from "../kernels.js";
 import { cType, indexLetter, indexType, loopGrid, packWidth } from "../launch.js";
 
 /** Cosines and sines of a rotation's angles on the device. */
@@ -50,40 +51,49 @@ export function ropeTables(device: CudaDevice): RopeTables {
   };
 }
 
-export function ropeKernels({ device, empty }: CudaContext, tableFor: RopeTables): Pick<FusedKernels, "rope"> {
+type RopeKernels = Pick<FusedKernels, "rope" | "ropeToCache">;
+
+export function ropeKernels({ device, empty }: CudaContext, tableFor: RopeTables): RopeKernels {
+  /** Turns x into a new array, the result, by a kernel of which `rest` are the last arguments; it also touches `others`. */
+  const run = (
+    kernel: (index: "i" | "l", defines: Defines) => Kernel,
+    x: ArrayRef,
+    positions: ArrayRef,
+    rotation: Rotation,
+    rest: readonly number[],
+    ...others: readonly ArrayRef[]
+  ): Storage => {
+    const { heads, kvHeads, headDim } = rotation;
+    const [tokens, width] = x.shape;
+    const half = headDim / 2;
+    const y = empty(x.storage.dtype, tokens * width, "rope");
+    const VEC = packWidth(device, half, x, ...others);
+    const all = heads + 2 * kvHeads;
+    const items = tokens * Math.ceil(all / HEADS) * (half / VEC);
+    const letter = indexLetter(items);
+    const { cos, sin, positions: known } = tableFor(rotation);
+    const fn = kernel(letter, { DTYPE: cType("rope", x.storage.dtype), VEC, HEADS, INDEX: indexType[letter] });
+    const out = device.address({ storage: y, offset: 0, shape: [] });
+    const from = [device.address(x), all, heads + kvHeads, half, device.address(positions), cos, sin, known];
+    device.launch(fn, [...from, out, items, ...rest], {
+      grid: loopGrid(device, items, 256),
+      block: 256,
+      overlaps: "leads",
+      bytes: 4 * tokens * width,
+    });
+    return y;
+  };
+  const { kernels } = device;
   return {
     rope(x, positions, rotation, direction) {
-      const { heads, kvHeads, headDim } = rotation;
-      const [tokens, width] = x.shape;
-      const half = headDim / 2;
-      const y = empty(x.storage.dtype, tokens * width, "rope");
-      const VEC = packWidth(device, half, x);
-      const all = heads + 2 * kvHeads;
-      const items = tokens * Math.ceil(all / HEADS) * (half / VEC);
-      const letter = indexLetter(items);
-      const { cos, sin, positions: known } = tableFor(rotation);
-      const fn = device.kernels.get("rope", "rope", `ppppp${letter}iiiif`, {
-        ...{ DTYPE: cType("rope", x.storage.dtype), VEC, HEADS, INDEX: indexType[letter] },
-      });
-      const out = device.address({ storage: y, offset: 0, shape: [] });
-      device.launch(
-        fn,
-        [
-          device.address(x),
-          device.address(positions),
-          cos,
-          sin,
-          out,
-          items,
-          all,
-          heads + kvHeads,
-          half,
-          known,
-          direction,
-        ],
-        { grid: loopGrid(device, items, 256), block: 256, bytes: 4 * tokens * width },
-      );
-      return y;
+      const kernel = (letter: string, defines: Defines) => kernels.get("rope", "rope", `piiipppip${letter}f`, defines);
+      return run(kernel, x, positions, rotation, [direction]);
+    },
+    ropeToCache(x, { positions, rows }, rotation, cache) {
+      const kernel = (letter: string, defines: Defines) =>
+        kernels.get("rope", "rope_to_cache", `piiipppip${letter}ppii`, defines);
+      const rest = [device.address(rows), device.address(cache), cache.shape[0], rotation.heads];
+      return run(kernel, x, positions, rotation, rest, cache);
     },
   };
 }

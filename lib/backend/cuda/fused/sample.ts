@@ -7,7 +7,14 @@ const COLUMNS = 256;
 const PART = 4096;
 const ROUNDS = 3;
 const HISTOGRAM = ROUNDS * 2048;
-const ROW_BYTES = 48;
+const ROW_BYTES = 56;
+
+/** Columns that a block of sample_count takes: a histogram is cleared and added for each, so as many as leave no multiprocessor idle. */
+function countedTogether(rows: number, vocabulary: number, multiprocessors: number): number {
+  let part = 2048;
+  while (part < 16384 && rows * Math.ceil(vocabulary / (2 * part)) >= 4 * multiprocessors) part *= 2;
+  return part;
+}
 
 /** Drawing tokens by kernels/sample.cu, and the state of slots between steps by kernels/slots.cu. */
 export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels, "sampleLogits" | "advanceSlots"> {
@@ -39,6 +46,7 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
         device.launch(device.kernels.get("sample", entry, signature), args, {
           grid,
           block,
+          overlaps: "waits",
           bytes: 4 * rows * vocabulary,
         });
       const sizes = [
@@ -50,14 +58,16 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       ];
       const places = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, bytes) => sum + 16 * Math.ceil(bytes / 16), 0));
       device.withScratch(places.at(-1)! + sizes.at(-1)!, "sampling scratch", (scratch) => {
+        const part = countedTogether(rows, vocabulary, device.multiprocessors);
         const [pieces, known, masses, counts, best] = places.map((place) => scratch + place);
         run("sample_chunks", "pspii", [x, asked, pieces, vocabulary, chunks], [Math.ceil(chunks / 64), rows], 256);
         run("sample_merge", "sppppi", [asked, pieces, known, masses, counts, chunks], [rows], 1024);
         for (let round = 0; round < ROUNDS; round++) {
-          run("sample_count", "pspppii", [x, asked, known, masses, counts, vocabulary, round], [parts, rows], 256);
+          const counted = [x, asked, pieces, known, masses, counts, vocabulary, chunks, part, round];
+          run("sample_count", "psppppiiii", counted, [Math.ceil(vocabulary / part), rows], 256);
           run("sample_cut", "spppii", [asked, known, masses, counts, vocabulary, round], [rows], 1024);
         }
-        run("sample_draw", "psppi", [x, asked, known, best, vocabulary], [parts, rows], 256);
+        run("sample_draw", "pspppii", [x, asked, pieces, known, best, vocabulary, chunks], [parts, rows], 256);
         const results = [out(ids), out(logprobs), rows, vocabulary, parts];
         run("sample_finish", "psppppiii", [x, asked, known, best, ...results], [Math.ceil(rows / 4)], 128);
       });
@@ -68,7 +78,11 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       const [slots, pages] = table.shape;
       const arrays = [drawn, table, stops, tokens, positions, rows, lengths, remaining].map(at);
       const fn = device.kernels.get("slots", "advance_slots", "ppppppppiii");
-      device.launch(fn, [...arrays, slots, pages, pageSize], { grid: [Math.ceil(slots / 256)], block: 256 });
+      device.launch(fn, [...arrays, slots, pages, pageSize], {
+        grid: [Math.ceil(slots / 256)],
+        block: 256,
+        overlaps: "waits",
+      });
     },
   };
 }

@@ -18,6 +18,7 @@ export function swigluKernels({ device, empty }: CudaContext): Pick<FusedKernels
       device.launch(fn, [device.address(x), device.address({ storage: y, offset: 0, shape: [] }), packs, width], {
         grid: loopGrid(device, packs, 256),
         block: 256,
+        overlaps: "waits",
         bytes: 6 * rows * width,
       });
       return y;

@@ -18,7 +18,6 @@
 #define TILES 4
 #define BOXES 1
 #define STAGES 6
-#define AHEAD 4 // steps that come to the second-level cache before the kernel's turn, beyond those in the buffers
 #define PACKS 8 // with NORM: width / 256, rounded up
 #define NORM 1 // x is normalized first, by the whole block; then it stays in shared memory
 #endif
@@ -128,12 +127,8 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
 
   let_kernel_after_begin();
   const int ahead = min(steps, STAGES);
-  if (brings) {
+  if (brings)
     for (int step = 0; step < ahead; step++) bring_w(step, step);
-    for (int box = STAGES * BOXES; box < min(steps, STAGES + AHEAD) * BOXES; box++)
-#pragma unroll
-      for (int half = 0; half < HALVES; half++) tma_prefetch(w_map, box * BOX, halves[half]);
-  }
   Part weight;
   if (NORM) load_part(weight, in.norm, in.width);
   wait_for_kernel_before();

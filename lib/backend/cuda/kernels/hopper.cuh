@@ -62,10 +62,6 @@ __device__ __forceinline__ void bulk_load(u32 shared, const void *global, int by
                "r"(bytes), "r"(barrier)
                : "memory");
 }
-// Brings the map's box to the second-level cache.
-__device__ __forceinline__ void tma_prefetch(const TensorMap &map, int column, int row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row) : "memory");
-}
 __device__ __forceinline__ void tma_prefetch_map(const TensorMap &map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

@@ -1,6 +1,7 @@
-// Tensor-core steps of a warp (mma.sync), asynchronous copies into shared memory, kernels that overlap, and the approximate exponential.
+// Tensor-core steps of a warp (mma.sync), asynchronous copies into shared memory, and the approximate exponential.
 #pragma once
 #include "common.cuh"
+#include "overlap.cuh"
 
 __device__ __forceinline__ u32 shared_address_of(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 // Address of a unit of 16 bytes in a matrix whose rows have `units` of them; neighbouring rows lie in different banks.
@@ -42,15 +43,3 @@ __device__ __forceinline__ void copy_async(u32 shared, const void *from, bool th
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
 __device__ __forceinline__ void prefetch_second_level(const void *from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
-// A kernel launched to overlap begins before the one before it has ended: what that wrote may be touched only after the first of
-// these, which every block has to come to. The second lets the kernel after this one begin.
-__device__ __forceinline__ void wait_for_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void let_kernel_after_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}

@@ -1,6 +1,7 @@
 // RMS norm of every query and key head inside fused projection rows, and its gradient. A warp has one head at a time; lane
 // l owns the elements l, l + 32, … of every head.
 #include "common.cuh"
+#include "overlap.cuh"
 
 #ifndef DTYPE
 #define DTYPE bf16
@@ -15,6 +16,7 @@ typedef DTYPE T;
 // x, y [tokens, width] with width = (heads + 2·kv_heads)·HEAD_DIM; rstd [tokens, heads + kv_heads].
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 qk_norm(const T *x, const T *q, const T *k, T *y, float *rstd, int tokens, int heads, int kv_heads, float eps) {
+  wait_for_kernel_before();
   const int lane = threadIdx.x % 32, all = heads + 2 * kv_heads, normed = heads + kv_heads;
   const i64 item = (i64)blockIdx.x * WARPS + threadIdx.x / 32;
   if (item >= (i64)tokens * all) return;

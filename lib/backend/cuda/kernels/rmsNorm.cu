@@ -1,6 +1,7 @@
 // RMS norm of rows. Each thread owns the same columns of every row.
 #include "common.cuh"
 #include "formulas.cuh"
+#include "overlap.cuh"
 
 #ifndef DTYPE
 #define DTYPE bf16
@@ -18,6 +19,7 @@ typedef Pack<T, VEC> Packed;
 extern "C" __global__ void __launch_bounds__(THREADS * ROWS)
 rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, float eps) {
   __shared__ float scratch[32];
+  wait_for_kernel_before();
   const int thread = threadIdx.x % THREADS;
   const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / THREADS;
   if (ROWS > 1 && row >= rows) return;

@@ -1,5 +1,6 @@
 // Rows of a matrix by index; index −1 stands for no row.
 #include "common.cuh"
+#include "overlap.cuh"
 
 #ifndef WORD
 #define WORD uint4
@@ -19,6 +20,7 @@ typedef INDEX Index;
 // y[i] = x[index[i]], zeros where that is −1; x [rows, width], y [size / width, width] in words.
 extern "C" __global__ void __launch_bounds__(256)
 gather_rows(const Word *x, const int *index, Word *y, Index size, Index width, int rows) {
+  wait_for_kernel_before();
   for (Index i = (Index)blockIdx.x * 256 + threadIdx.x; i < size; i += (Index)gridDim.x * 256) {
     const Index row = i / width;
     const int from = index[row];
@@ -32,6 +34,7 @@ gather_rows(const Word *x, const int *index, Word *y, Index size, Index width, i
 // target[index[i]] = x[i]; target [rows, width], x [size / width, width] in words.
 extern "C" __global__ void __launch_bounds__(256)
 set_rows(Word *target, const int *index, const Word *x, Index size, Index width, int rows) {
+  wait_for_kernel_before();
   for (Index i = (Index)blockIdx.x * 256 + threadIdx.x; i < size; i += (Index)gridDim.x * 256) {
     const Index row = i / width;
     const int to = index[row];

@@ -1,5 +1,6 @@
 // Sequences that decode, one in each slot, with their state on the device: what a step needs to know, and what it leaves for the next.
 #include "common.cuh"
+#include "overlap.cuh"
 
 // As in attentionTile.cuh.
 struct alignas(16) Item {
@@ -12,6 +13,7 @@ constexpr int CHUNK = 512;
 // count the new token; 0 is an empty slot. Thread = chunk * slots + slot.
 extern "C" __global__ void __launch_bounds__(256)
 plan_slots(const int *lengths, Item *items, int slots, int chunks, int group, int pages) {
+  wait_for_kernel_before();
   const int i = blockIdx.x * 256 + threadIdx.x, slot = i % slots, chunk = i / slots;
   if (chunk >= chunks) return;
   const int position = lengths[slot] - 1, count = position < 0 ? 0 : position / CHUNK + 1;
@@ -29,6 +31,7 @@ constexpr int STOPS = 8;
 extern "C" __global__ void __launch_bounds__(256)
 advance_slots(const int *drawn, const int *table, const int *stops, int *tokens, int *positions, int *rows, int *lengths, int *remaining,
               int slots, int pages, int pageSize) {
+  wait_for_kernel_before();
   const int slot = blockIdx.x * 256 + threadIdx.x;
   if (slot >= slots || lengths[slot] == 0) return;
   const int token = drawn[slot], left = remaining[slot] - 1, position = lengths[slot];

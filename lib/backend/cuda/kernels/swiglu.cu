@@ -1,6 +1,7 @@
 // silu(gate)·up of fused rows [gate | up], and its gradient.
 #include "common.cuh"
 #include "formulas.cuh"
+#include "overlap.cuh"
 
 #ifndef DTYPE
 #define DTYPE bf16
@@ -15,6 +16,7 @@ typedef Pack<T, VEC> Packed;
 
 // x [rows, 2·width] → y [rows, width]
 extern "C" __global__ void __launch_bounds__(256) swiglu(const T *x, T *y, Index packs, int width) {
+  wait_for_kernel_before();
   const Index per_row = width / VEC;
   for (Index i = (Index)blockIdx.x * 256 + threadIdx.x; i < packs; i += (Index)gridDim.x * 256) {
     const Index row = i / per_row;

@@ -4,13 +4,16 @@
  */
 import test, { type ExecutionContext } from "ava";
 import {
+  BLOCK_SHARED,
   type Division,
   divide,
   dividePlain,
   divideQkv,
   divideSwiglu,
+  MULTIPROCESSOR_SHARED,
 } from "../../../../lib/backend/cuda/fused/fewRowsDivision.js";
 import { chunkBytes, DEEP } from "../../../../lib/backend/cuda/fused/pagedAttention.js";
+import { boxRows, hopperBytes } from "../../../../lib/backend/cuda/fused/pagedAttentionHopper.js";
 import { sharedMemoryLimits } from "../../../../lib/backend/cuda/kernels.js";
 import {
   Arena,
@@ -47,9 +50,6 @@ const published: Record<string, readonly [hidden: number, mlp: number, heads: nu
 };
 /** Of H100 SXM and PCIe, H20. */
 const multiprocessors = [132, 114, 78];
-/** Bytes of shared memory that a block may have on Hopper, and a multiprocessor, where each block takes 1024 for the system. */
-const MOST_SHARED = 227 * 1024;
-const MULTIPROCESSOR_SHARED = 228 * 1024;
 /** Widest rows that are normalized by the kernel. */
 const WIDEST_NORM = 4096;
 /** Bytes of a row of a box of the copy engine, and rows of weights that a warpgroup reads at once. */
@@ -70,7 +70,7 @@ function fits(t: ExecutionContext, label: string, { defines, block, shared }: Di
   t.true(STAGES * stage + (NORM ? 2 * 8 * width : 0) <= usable, `${label}: ${shared} bytes for stages and rows`);
   const lastHalf = (STAGES - 1) * stage + (BOXES * halves - 1) * half * ROW;
   t.true(lastHalf + warpgroups * WARPGROUP_ROWS * ROW <= usable, `${label}: ${shared} bytes for what is read`);
-  t.true(shared + 16 * STAGES <= MOST_SHARED, `${label}: ${shared} bytes`);
+  t.true(shared + 16 * STAGES <= BLOCK_SHARED, `${label}: ${shared} bytes`);
 
   const steps = width / 64 / BOXES;
   t.true(Number.isInteger(steps) && (STAGES === steps || (STAGES >= 2 && STAGES < steps)), label);
@@ -95,13 +95,12 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
       }
       for (const [what, division, outputs, width] of cases) {
         const { defines, grid, block } = division;
-        const { TILES, AHEAD, PACKS, NORM } = defines;
+        const { TILES, PACKS, NORM } = defines;
         const label = `${what} on ${count}: ${JSON.stringify(defines)}`;
         fits(t, label, division, width);
         t.true(block <= 1024 && grid[0] * TILES * 16 >= outputs && (grid[0] - 1) * TILES * 16 < outputs, label);
         // A box of the copy engine has at most 256 rows.
         t.true(16 * TILES <= 256, label);
-        t.true(Number.isInteger(AHEAD), label);
         if (NORM) t.true(PACKS * 256 >= width && (PACKS - 1) * 256 < width, label);
         if (what === "norm and qkv_proj") t.is(dim % (16 * TILES), 0, `${label}: a block is of one head`);
       }
@@ -109,13 +108,16 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
   });
 }
 
-test("Qwen2.5 3B: the next kernel's blocks find room beside those of the kernel before", (t) => {
-  const [hidden, mlp, heads, kvHeads, dim] = published["Qwen2.5 3B"];
+test("Qwen2.5 3B: the products around attention find room beside it", (t) => {
+  const [hidden, , heads, kvHeads, dim] = published["Qwen2.5 3B"];
   const taken = ({ shared, defines }: Division) => shared + 16 * defines.STAGES + 1024;
-  const [o, down] = [heads * dim, mlp].map((width) => taken(dividePlain(hidden, width, 132)));
-  const qkv = taken(divideQkv((heads + 2 * kvHeads) * dim, hidden, dim, 132));
-  const gateUp = taken(divideSwiglu(2 * mlp, hidden, 132));
-  for (const pair of [o + gateUp, gateUp + down, down + qkv]) t.true(pair <= MULTIPROCESSOR_SHARED, `${pair} bytes`);
+  const attention = hopperBytes(dim).cluster + 3 * 1024;
+  for (const product of [
+    dividePlain(hidden, heads * dim, 132),
+    divideQkv((heads + 2 * kvHeads) * dim, hidden, dim, 132),
+  ]) {
+    t.true(taken(product) + attention <= MULTIPROCESSOR_SHARED, `${taken(product)} bytes`);
+  }
 });
 
 test("blocks of all sizes keep to what a multiprocessor has, at all widths", (t) => {
@@ -154,6 +156,22 @@ test("chunks of paged attention fit the smallest devices of each kind", (t) => {
     t.true(chunkBytes(dim, 2) <= 99 * 1024);
   }
   t.false([86, 89, 120].some((capability) => DEEP.has(capability)));
+});
+
+test("chunks of paged attention on Hopper: two blocks find room on a multiprocessor; boxes lie in one page", (t) => {
+  for (const dim of [64, 128]) {
+    for (const bytes of Object.values(hopperBytes(dim))) t.true(2 * (bytes + 3 * 1024) <= MULTIPROCESSOR_SHARED);
+  }
+  for (const [pageSize, rows] of [
+    [64, 64],
+    [128, 64],
+    [96, 32],
+    [48, 16],
+    [24, 8],
+    [20, undefined],
+  ]) {
+    t.is(boxRows(pageSize!), rows);
+  }
 });
 
 test("a function keeps the most shared memory that it was allowed", (t) => {
@@ -345,6 +363,49 @@ cudaTest(
       }
       t.deepEqual(wrong, [], `${what}: 8 of 64 rows`);
       t.deepEqual(unsteady, [], `${what}: 50 times`);
+    }
+  },
+);
+
+cudaTest(
+  "qkvToCache: many rows have the bits of the composed form, in all types and with norms of heads",
+  async (t) => {
+    const backend = await openCuda();
+    for (const dtype of ["bf16", "f16", "f32"] as const) {
+      for (const [tokens, heads, kvHeads, headDim] of [
+        [9, 14, 2, 64],
+        [64, 16, 2, 128],
+        [300, 4, 4, 6],
+      ]) {
+        using arena = new Arena();
+        const [width, outputs, columns] = [96, (heads + 2 * kvHeads) * headDim, 2 * kvHeads * headDim];
+        const rotation: Rotation = { heads, kvHeads, headDim, theta: 1e6, maxPositions: 512 };
+        const make = (seed: number, ...shape: number[]) =>
+          tensor(normals(seed, sizeOf(shape)), { backend, dtype, shape });
+        const ints = (value: (i: number) => number) =>
+          tensor(
+            Array.from({ length: tokens }, (_, i) => value(i)),
+            { backend, dtype: "i32" },
+          );
+        for (const hasNorms of [false, true]) {
+          const run = (op: typeof qkvToCache) =>
+            arena.run(() => {
+              const headNorms = hasNorms ? { q: make(5, headDim), k: make(6, headDim) } : undefined;
+              const weights = { norm: make(2, width), eps: 1e-6, weight: make(3, outputs, width), headNorms };
+              const cache = make(4, tokens + 5, columns);
+              // Rows in another order, none for every fourth token; the last position is outside the tables.
+              const rows = ints((i) => (i % 4 === 3 ? -1 : tokens + 4 - i));
+              const placement = { positions: ints((i) => (i === tokens - 1 ? 512 : (i * 37) % 512)), rows };
+              const y = op(make(1, tokens, width), weights, placement, rotation, cache);
+              return [y.slice(1, 0, heads * headDim), cache];
+            });
+          const [actual, expected] = [run(qkvToCache), run(qkvToCacheComposed)];
+          for (const [i, what] of ["queries", "cache"].entries()) {
+            const [a, b] = [await values(actual[i]), await values(expected[i])];
+            t.is(different(a, b), -1, `${what} of ${tokens} rows, ${heads}:${kvHeads} heads of ${headDim}, ${dtype}`);
+          }
+        }
+      }
     }
   },
 );

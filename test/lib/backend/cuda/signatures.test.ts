@@ -49,3 +49,40 @@ test("kernels are launched with the arguments they take", (t) => {
   }
   t.true(checked.size > 25, `${checked.size} launches were checked`);
 });
+
+/** Kernels of a file that are launched as `overlaps: "waits"` or `"leads"`. */
+const waiting: Record<string, readonly string[]> = {
+  "sample.cu": ["sample_chunks", "sample_merge", "sample_count", "sample_cut", "sample_draw", "sample_finish"],
+  "slots.cu": ["plan_slots", "advance_slots"],
+  "rmsNorm.cu": ["rms_norm"],
+  "qkNorm.cu": ["qk_norm"],
+  "rope.cu": ["rope", "rope_to_cache"],
+  "rows.cu": ["gather_rows", "set_rows"],
+  "swiglu.cu": ["swiglu"],
+};
+
+test("kernels that may begin before the one before them has ended wait before anything else", (t) => {
+  for (const [file, entries] of Object.entries(waiting)) {
+    const text = readFileSync(join(folder, "kernels", file), "utf8");
+    for (const entry of entries) {
+      const start = new RegExp(
+        String.raw`__global__[^{;]*\b${entry}\([^(){}]*\) \{\s*(__shared__[^;]*;\s*)*wait_for_kernel_before\(\);`,
+      );
+      t.regex(text, start, `${file}: ${entry}`);
+    }
+  }
+  // Whoever is launched so has to be in the table above.
+  const sources = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const launches = sources.flatMap((name) =>
+    [...readFileSync(join(folder, name), "utf8").matchAll(/overlaps: "(?:waits|leads)"/g)].map(() => name),
+  );
+  t.deepEqual(
+    Object.fromEntries(
+      [...new Set(launches)].sort().map((name) => [name, launches.filter((other) => other === name).length]),
+    ),
+    {
+      ...{ "fused/pagedAttention.ts": 1, "fused/rmsNorm.ts": 2, "fused/rope.ts": 1, "fused/sample.ts": 2 },
+      ...{ "fused/swiglu.ts": 1, "rows.ts": 1 },
+    },
+  );
+});
