@@ -11,6 +11,11 @@ export interface TiledMatrix {
   readonly boxRows: number;
   /** Of the box; its rows fill those of the 128-, 64- or 32-byte swizzle. */
   readonly boxColumns: 64 | 32 | 16;
+  /**
+   * So many boxes that lie side by side come with one copy, one after the other: the map has a third coordinate, the number of
+   * the first, which takes the place of the column. Columns must be a multiple of boxColumns.
+   */
+  readonly boxes?: number;
 }
 
 const MAP_BYTES = 128;
@@ -25,22 +30,23 @@ let next = 0;
 
 /** The CUtensorMap of a row-major matrix, for the next launch. Rows and columns outside the matrix read as zeros. */
 export function tensorMap(driver: Driver, matrix: TiledMatrix): Uint8Array {
-  const { address, rows, columns, pitch = columns, boxRows, boxColumns } = matrix;
+  const { address, rows, columns, pitch = columns, boxRows, boxColumns, boxes } = matrix;
   if (slots.length === 0) {
     // The driver wants each at a multiple of 64 bytes.
     const start = Math.ceil(Number(koffi.alloc("uint8_t", MAP_BYTES * SLOTS + 64)) / 64) * 64;
     for (let i = 0; i < SLOTS; i++) slots.push(new Uint8Array(koffi.view(start + i * MAP_BYTES, MAP_BYTES)));
   }
   const map = slots[next++ % SLOTS];
+  const across = boxes ? [boxColumns, rows, columns / boxColumns] : [columns, rows];
   driver.tensorMapEncodeTiled(
     map,
     BFLOAT16,
-    2,
+    across.length,
     address,
-    BigUint64Array.of(BigInt(columns), BigInt(rows)),
-    BigUint64Array.of(BigInt(2 * pitch)),
-    Uint32Array.of(boxColumns, boxRows),
-    Uint32Array.of(1, 1),
+    BigUint64Array.from(across, BigInt),
+    BigUint64Array.from(boxes ? [2 * pitch, 2 * boxColumns] : [2 * pitch], BigInt),
+    Uint32Array.from(boxes ? [boxColumns, boxRows, boxes] : [boxColumns, boxRows]),
+    new Uint32Array(across.length).fill(1),
     0,
     swizzles[boxColumns],
     PROMOTE_256B,

@@ -2,7 +2,7 @@ import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.
 import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
 import { tensorMap } from "../tensorMap.js";
-import { BOX, dividePlain, divideQkv, divideSwiglu, MOST_ROWS } from "./fewRowsDivision.js";
+import { BOX, type Division, dividePlain, divideQkv, divideSwiglu, MOST_ROWS } from "./fewRowsDivision.js";
 import type { RopeTables } from "./rope.js";
 
 /** Up to this width kernels/rmsNorm.cu gives a row 32 threads, whose order of additions kernels/fewRowsHopper.cu has too. */
@@ -35,13 +35,20 @@ export function multiplyFew(
   const { x, w, bias, residual, y } = addresses;
   const { defines, ...launch } = dividePlain(n, k, device.multiprocessors);
   const fn = device.kernels.get("fewRowsHopper", "few_rows_plain", "sspppiii", defines, launch.shared);
-  const weights = boxes(device, w, n, k, 16 * defines.TILES);
-  const args = [weights, boxes(device, x, m, k, m), bias, residual, y, m, n, k];
+  const weights = boxes(device, w, n, k, 16 * defines.TILES, defines);
+  const args = [weights, boxes(device, x, m, k, MOST_ROWS, defines), bias, residual, y, m, n, k];
   device.launch(fn, args, { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
 }
 
-function boxes(device: CudaDevice, address: number, rows: number, columns: number, boxRows: number): Uint8Array {
-  return tensorMap(device.driver, { address, rows, columns, boxRows, boxColumns: BOX });
+function boxes(
+  { driver }: CudaDevice,
+  address: number,
+  rows: number,
+  columns: number,
+  boxRows: number,
+  { BOXES }: Division["defines"],
+): Uint8Array {
+  return tensorMap(driver, { address, rows, columns, boxRows, boxColumns: BOX, boxes: BOXES });
 }
 
 export function fewRowsKernels(
@@ -63,7 +70,7 @@ export function fewRowsKernels(
       const y = empty(x.storage.dtype, rows * half, "normSwiglu");
       const { defines, ...launch } = divideSwiglu(outputs, width, device.multiprocessors);
       const fn = device.kernels.get("fewRowsHopper", "few_rows_swiglu", "sppfpiii", defines, launch.shared);
-      const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
+      const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES, defines);
       const args = [weights, at(x), at(norm), eps, whole(y), rows, half, width];
       device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
       return y;
@@ -83,7 +90,7 @@ export function fewRowsKernels(
         { ...defines, HEAD_DIM: headDim },
         launch.shared,
       );
-      const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES);
+      const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES, defines);
       const sources = [weights, at(x), at(norm), eps, bias ? at(bias) : 0, at(positions), cos, sin, known];
       const args = [...sources, at(places), whole(y), at(cache), cache.shape[0], rows, heads, kvHeads, width];
       device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });

@@ -6,8 +6,8 @@
 //
 // A block has TILES tiles of 16 outputs. A warp has the copy engine bring their weights, and unless NORM x, through STAGES buffers of
 // BOXES boxes of 64 columns: at least two buffers, unless one holds all. Warpgroups multiply 64 outputs each by all rows of x; wgmma,
-// since every step waits for the one before and mma.sync takes longer. Of 64 outputs those past the block's, and of 8 rows those past
-// x's, are whatever lies there; nothing comes of them. The outputs follow each other in memory, or (HALVES = 2) are as many of two halves that lie
+// since every step waits for the one before and mma.sync takes longer. Of 64 outputs those past the block's are whatever lies there; nothing
+// comes of them. The outputs follow each other in memory, or (HALVES = 2) are as many of two halves that lie
 // apart: gate and up, or the halves of a head that turn into each other; a thread has both sums then. Weights do not depend on the
 // kernel before, so reading them begins while it ends.
 #include "formulas.cuh"
@@ -110,18 +110,13 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   __syncthreads();
   const auto bring_w = [&](int step, int stage) {
     const u32 to = shared + stage * STAGE_BYTES, barrier = full + 8 * stage;
-    barrier_expect(barrier, BOXES * (W_BYTES + (NORM ? 0 : in.rows * BOX_ROW)));
+    barrier_expect(barrier, STAGE_BYTES);
 #pragma unroll
-    for (int box = 0; box < BOXES; box++)
-#pragma unroll
-      for (int half = 0; half < HALVES; half++)
-        tma_load(to + box * W_BYTES + half * HALF_BYTES, w_map, (step * BOXES + box) * BOX, halves[half], barrier);
+    for (int half = 0; half < HALVES; half++) tma_load(to + half * BOXES * HALF_BYTES, w_map, 0, halves[half], step * BOXES, barrier);
   };
   const auto bring_x = [&](int step, int stage) {
 #if !NORM
-#pragma unroll
-    for (int box = 0; box < BOXES; box++)
-      tma_load(shared + stage * STAGE_BYTES + BOXES * W_BYTES + box * X_BYTES, x_map, (step * BOXES + box) * BOX, 0, full + 8 * stage);
+    tma_load(shared + stage * STAGE_BYTES + BOXES * W_BYTES, x_map, 0, 0, step * BOXES, full + 8 * stage);
 #endif
   };
 
@@ -170,14 +165,14 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
     wgmma_fence();
 #pragma unroll
     for (int box = 0; box < BOXES; box++) {
-      const u64 w = descriptor(first + stage * STAGE_BYTES + box * W_BYTES);
+      const u64 w = descriptor(first + stage * STAGE_BYTES + box * HALF_BYTES);
       const u64 x = descriptor(NORM ? resident + (step * BOXES + box) * X_BYTES
                                     : shared + stage * STAGE_BYTES + BOXES * W_BYTES + box * X_BYTES);
 #pragma unroll
       for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int half = 0; half < HALVES; half++)
-          wgmma_shared<0, 0>(sums[half], w + (half * HALF_BYTES + k * 32 >> 4), x + (k * 32 >> 4), 1);
+          wgmma_shared<0, 0>(sums[half], w + (half * BOXES * HALF_BYTES + k * 32 >> 4), x + (k * 32 >> 4), 1);
     }
     wgmma_commit();
     there = barrier_passed(full + 8 * next, parity);

@@ -56,6 +56,13 @@ __device__ __forceinline__ void tma_load(u32 shared, const TensorMap &map, int c
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
+// The same with three coordinates.
+__device__ __forceinline__ void tma_load(u32 shared, const TensorMap &map, int column, int row, int box, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared),
+      "l"(&map), "r"(column), "r"(row), "r"(box), "r"(barrier)
+      : "memory");
+}
 // Copies consecutive bytes, a multiple of 16 and aligned to 16 on both sides.
 __device__ __forceinline__ void bulk_load(u32 shared, const void *global, int bytes, u32 barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared), "l"(global),
