@@ -26,6 +26,8 @@ interface Plan {
   readonly merges: number;
   /** Partial results that the chunks leave. */
   readonly slots: number;
+  /** Of each sequence, where items are numbered chunk by chunk and not sequence by sequence. */
+  readonly chunksOfEach?: number;
 }
 
 /** The items of a step, in the order whole tiles, single chunks, merges; then the pages of all sequences. */
@@ -99,14 +101,19 @@ export function pagedAttentionKernel(
         const fn = kernel("pagedAttention", "paged_mma", "pppipiiffp", shared, { STAGES: 2 });
         run(fn, [...from, first, heads, kvHeads, ...scales, whole(y)], plan.whole, shared);
       }
-      const work = { x: from[0], cache, pages: at.pages, pageSize: at.pageSize, items: second, count: plan.chunks };
-      if (mma && plan.chunks > 0 && !hopperChunks(device, variant, layout, { ...work, y: whole(y), partial })) {
+      let chunks: ReturnType<typeof hopperChunks>;
+      if (mma && plan.chunks > 0) {
+        const work = { x: from[0], cache, pages: at.pages, pageSize: at.pageSize, items: second, count: plan.chunks };
+        const { chunksOfEach } = plan;
+        chunks = hopperChunks(device, variant, layout, { ...work, chunksOfEach, y: whole(y), partial });
+      }
+      if (mma && plan.chunks > 0 && chunks === undefined) {
         const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
         run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, "reads ahead");
       }
-      if (plan.merges > 0) {
+      if (plan.merges > 0 && chunks !== "merged") {
         const fn = mma
           ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
           : kernel("pagedAttention", "paged_plain_merge", "ppiip");
@@ -159,7 +166,8 @@ export function pagedAttentionKernel(
       }
       const y = empty(x.storage.dtype, slots * layout.heads * layout.headDim, "pagedAttention");
       const many = chunks > 1;
-      const plan = { whole: 0, chunks: slots * chunks, merges: many ? slots : 0, slots: many ? slots * chunks : 0 };
+      const [merges, partials] = many ? [slots, slots * chunks] : [0, 0];
+      const plan = { whole: 0, chunks: slots * chunks, merges, slots: partials, chunksOfEach: chunks };
       const at = { items: device.address(work), pages: device.address(table), pageSize };
       enqueue(x, cache, layout, plan, at, y);
       return y;

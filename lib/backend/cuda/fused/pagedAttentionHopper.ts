@@ -35,19 +35,24 @@ export interface Chunks {
   readonly pageSize: number;
   readonly items: number;
   readonly count: number;
+  /** Of each sequence, where the items of a sequence's chunks are as far apart as there are sequences: 2 are merged here. */
+  readonly chunksOfEach?: number;
   readonly y: number;
   readonly partial: number;
 }
 
-/** Enqueues kernels/pagedAttentionHopper.cu over chunks, where it is made for them: bf16, on Hopper, of pages of multiples of 8. */
+/**
+ * Enqueues kernels/pagedAttentionHopper.cu over chunks, where it is made for them: bf16, on Hopper, of pages of multiples of 8.
+ * Whether the chunks are to be merged yet; undefined where it is not made for them.
+ */
 export function hopperChunks(
   device: CudaDevice,
   { mma, scales, kernel }: AttentionVariant,
   { heads, kvHeads, headDim }: HeadLayout,
-  { cache, pageSize, count, ...at }: Chunks,
-): boolean {
+  { cache, pageSize, count, chunksOfEach, ...at }: Chunks,
+): "apart" | "merged" | undefined {
   const rows = boxRows(pageSize);
-  if (!mma || device.capability !== 90 || rows === undefined) return false;
+  if (!mma || device.capability !== 90 || rows === undefined) return undefined;
   const [cacheRows, columns] = cache.shape;
   const map = (boxColumns: 64 | 32 | 16) =>
     tensorMap(device.driver, {
@@ -55,20 +60,23 @@ export function hopperChunks(
       ...{ rows: cacheRows, columns, boxRows: rows, boxColumns },
     });
   const { cluster, stream } = hopperBytes(headDim);
-  const rest = [at.pages, pageSize, at.items, heads, kvHeads, ...scales, at.y, at.partial];
+  const rest = [heads, kvHeads, ...scales, at.y, at.partial];
   if (count * kvHeads <= device.multiprocessors * FEW_CHUNKS) {
-    const fn = kernel("pagedAttentionHopper", "paged_mma_cluster", "psspipiiffpp", cluster, { BOX_ROWS: rows });
+    const CHUNKS = chunksOfEach === 2 ? 2 : 1;
+    const defines = { BOX_ROWS: rows, CHUNKS };
+    const fn = kernel("pagedAttentionHopper", "paged_mma_cluster", "psspipiiiffpp", cluster, defines);
     const launch = {
       grid: [CLUSTER * count, kvHeads] as const,
       block: 128,
       shared: cluster,
       overlaps: "reads ahead" as const,
     };
-    device.launch(fn, [at.x, map(64), map(headDim === 128 ? 32 : 16), ...rest], launch);
-  } else {
-    const fn = kernel("pagedAttentionHopper", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
-    const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: "reads ahead" as const };
-    device.launch(fn, [at.x, map(64), ...rest], launch);
+    const maps = [map(64), map(headDim === 128 ? 32 : 16)];
+    device.launch(fn, [at.x, ...maps, at.pages, pageSize, at.items, count / CHUNKS, ...rest], launch);
+    return CHUNKS === 2 ? "merged" : "apart";
   }
-  return true;
+  const fn = kernel("pagedAttentionHopper", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
+  const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: "reads ahead" as const };
+  device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, ...rest], launch);
+  return "apart";
 }

@@ -2,8 +2,8 @@
 // mma_forward. The copy engine brings boxes of BOX_ROWS keys, which lie in one page; those that the kernel before did not write come
 // while it ends.
 //
-// Few chunks: the four blocks of a cluster share one, so that four multiprocessors fetch it. Many: one block has a chunk, through a ring
-// of STAGES units of 64 keys or values.
+// Few chunks: four blocks of a cluster share one, so that four multiprocessors fetch it; a cluster that has both chunks of its rows
+// merges them itself. Many: one block has a chunk, through a ring of STAGES units of 64 keys or values.
 #include "attentionTile.cuh"
 #include "hopper.cuh"
 
@@ -53,15 +53,15 @@ struct Work {
     copy_commit();
     copy_wait<0>();
   }
-  // Output of `columns` / 8 accumulators, dimensions `column` on; whether it is the chunk's own result or a partial one.
+  // Output of `columns` / 8 accumulators, dimensions `column` on.
   template <int columns>
-  __device__ __forceinline__ void write(const float *o, const float (&m)[2], const float (&l)[2], int column, int heads, int kvHeads,
-                                        bf16 *y, float *partial) const {
+  __device__ __forceinline__ void write(const float *o, const float (&m)[2], const float (&l)[2], int column, bool isPartial, int heads,
+                                        int kvHeads, bf16 *y, float *partial) const {
     const int t = threadIdx.x % 4;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       if (flat(half) >= item.flats) continue;
-      if (item.slot < 0) {
+      if (!isPartial) {
         const float inverse = __frcp_rn(l[half]);
         bf16 *to = y + ((i64)(item.query + flat(half) / group) * heads + head + flat(half) % group) * HEAD_DIM + column + 2 * t;
 #pragma unroll
@@ -126,7 +126,10 @@ __device__ __forceinline__ u32 of_block(u32 shared, int rank) {
 }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// Stores a float into another block's shared memory, and 4 bytes completed on its barrier.
+__device__ __forceinline__ void store_remote(u32 to, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+}
+// The same, and 4 bytes completed on its barrier.
 __device__ __forceinline__ void send(u32 to, float value, u32 barrier) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(__float_as_uint(value)), "r"(barrier)
                : "memory");
@@ -141,17 +144,21 @@ __device__ __forceinline__ u32 v_unit(u32 v, int row, int unit) {
   return v + row * V_PITCH + (unit ^ row / (8 / V_UNITS) % V_UNITS) * 16;
 }
 
-// Grid (4 items, kvHeads).
-extern "C" __global__ void __cluster_dims__(TILES, 1, 1) __launch_bounds__(128)
+#ifndef CHUNKS // of a cluster: 1, or 2 that are merged
+#define CHUNKS 1
+#endif
+
+// Grid (4 CHUNKS sequences, kvHeads); a sequence's next chunk is `stride` items on.
+extern "C" __global__ void __cluster_dims__(TILES *CHUNKS, 1, 1) __launch_bounds__(128)
 paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map, const int *pages,
-                  int pageSize, const Item *items, int heads, int kvHeads, float plain, float log2e, bf16 *y, float *partial) {
+                  int pageSize, const Item *items, int stride, int heads, int kvHeads, float plain, float log2e, bf16 *y, float *partial) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   __shared__ u64 barriers[4];
   __shared__ float warp_tops[FEW][4], tops[FEW][TILES], sums[FEW][TILES][4]; // the last [row][tile][lane % 4]
   const u32 k_full = shared_address(barriers), v_full = k_full + 8, tops_full = k_full + 16, p_full = k_full + 24;
   const u32 k = (shared_address(dynamic_shared) + 1023) / 1024 * 1024, v = k + V_AT, p = k + P_AT, q = k + Q_AT;
-  const int rank = blockIdx.x % TILES, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const Work work(items[blockIdx.x / TILES], heads, kvHeads);
+  const int rank = blockIdx.x % TILES, chunk = blockIdx.x / TILES % CHUNKS, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const Work work(items[blockIdx.x / TILES / CHUNKS + chunk * stride], heads, kvHeads);
   const int keys = work.keys, tiles = work.tiles, parts = work.parts;
   const bool scores = rank < tiles;
   const Scale scale{plain, log2e};
@@ -161,6 +168,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
     return;
   }
 
+  const auto of_tile = [&](u32 shared, int tile) { return of_block(shared, chunk * TILES + tile); };
   // Boxes are numbered: those of the tile's keys, then those of the chunk's values. A warp's lanes bring them.
   const auto bring = [&](bool young) {
     constexpr int K_BOXES = KEYS / BOX_ROWS, BOXES = K_BOXES + CHUNK / BOX_ROWS;
@@ -231,7 +239,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
     if (threadIdx.x < FEW * TILES) {
       const int row = threadIdx.x / TILES, to = threadIdx.x % TILES;
       const float most = fmaxf(fmaxf(warp_tops[row][0], warp_tops[row][1]), fmaxf(warp_tops[row][2], warp_tops[row][3]));
-      send(of_block(shared_address(&tops[row][rank]), to), most, of_block(tops_full, to));
+      send(of_tile(shared_address(&tops[row][rank]), to), most, of_tile(tops_full, to));
     }
   }
   barrier_wait(tops_full, 0);
@@ -255,7 +263,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
     fence_async_proxy();
     __syncthreads();
     if (threadIdx.x < TILES && threadIdx.x != rank)
-      send_bytes(of_block(p + rank * P_BYTES, threadIdx.x), p + rank * P_BYTES, P_BYTES, of_block(p_full, threadIdx.x));
+      send_bytes(of_tile(p + rank * P_BYTES, threadIdx.x), p + rank * P_BYTES, P_BYTES, of_tile(p_full, threadIdx.x));
     // Each sum has the order of mma_exponentials: even and odd columns of a lane apart.
     const int row = threadIdx.x / 8, place = threadIdx.x % 8;
     float sum = staged[row * STAGED + place];
@@ -265,7 +273,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
     if (place % 2 == 0)
 #pragma unroll
       for (int to = 0; to < TILES; to++)
-        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(of_block(shared_address(&sums[row][rank][place / 2]), to)), "f"(sum) : "memory");
+        store_remote(of_tile(shared_address(&sums[row][rank][place / 2]), to), sum);
   }
   barrier_wait(v_full, 0);
   // What lies in the page after the last key may be anything; its probability is 0.
@@ -299,9 +307,37 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
     }
   }
   cluster_wait(); // all sums are here, and nobody reads from this block any more
-  if (warp >= V_UNITS) return;
   tile_totals(l, alphas, sums, tiles);
-  work.write<8>(o, m, l, rank * OWN + warp * 8, heads, kvHeads, y, partial);
+#if CHUNKS == 2
+  if (work.item.slot >= 0) {
+    // The second chunk's result goes to the block that has the same dimensions of the first.
+    __shared__ float later[FEW][OWN], statistics[FEW][2];
+    if (chunk == 1 && warp < V_UNITS)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int row = g + 8 * half;
+#pragma unroll
+        for (int e = 0; e < 2; e++) store_remote(of_block(shared_address(&later[row][warp * 8 + 2 * t + e]), rank), o[2 * half + e]);
+        if (warp == 0 && t == 0) {
+          store_remote(of_block(shared_address(&statistics[row][0]), rank), m[half]);
+          store_remote(of_block(shared_address(&statistics[row][1]), rank), l[half]);
+        }
+      }
+    __syncwarp();
+    cluster_arrive();
+    if (chunk == 1) return;
+    cluster_wait();
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = g + 8 * half;
+      float a, b;
+      mma_merge(m[half], l[half], statistics[row][0], statistics[row][1], a, b, scale);
+#pragma unroll
+      for (int e = 0; e < 2; e++) o[2 * half + e] = __fmaf_rn(o[2 * half + e], a, __fmul_rn(later[row][warp % V_UNITS * 8 + 2 * t + e], b));
+    }
+  }
+#endif
+  if (warp < V_UNITS) work.write<8>(o, m, l, rank * OWN + warp * 8, CHUNKS == 1 && work.item.slot >= 0, heads, kvHeads, y, partial);
 #endif
 }
 
@@ -442,6 +478,6 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
     release(unit, 1);
   }
   tile_totals(l, alphas, sums, work.tiles);
-  work.write<OWN>(o, m, l, warp * OWN, heads, kvHeads, y, partial);
+  work.write<OWN>(o, m, l, warp * OWN, work.item.slot >= 0, heads, kvHeads, y, partial);
 #endif
 }
