@@ -20,7 +20,7 @@ import { createSpeaker } from "../rl/llm/speaker.js";
 import { Engine } from "../rl/serve/engine.js";
 import { startServer } from "../rl/serve/server.js";
 import { Trainer } from "../rl/trainer.js";
-import { qwenDirectory } from "../test/models/tokenizer/oracle.js";
+import { qwenDirectory } from "../test/models/tokenizer/qwenFiles.js";
 import { models, openBench, randomParameters } from "./gpu.js";
 
 const numbers = {

@@ -4,7 +4,8 @@ import fc from "fast-check";
 import { CHATML, chatRenderer } from "../../models/chat.js";
 import type { Message } from "../../models/message.js";
 import { loadTokenizer, trainBpe, wordLevelTokenizer } from "../../models/tokenizer/index.js";
-import { Oracle, oracleIds, qwenDirectory } from "./tokenizer/oracle.js";
+import { Oracle, oracleIds } from "./tokenizer/oracle.js";
+import { qwenDirectory } from "./tokenizer/qwenFiles.js";
 
 const system = (content: string): Message => ({ role: "system", content });
 const user = (content: string): Message => ({ role: "user", content });

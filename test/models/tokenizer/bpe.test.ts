@@ -1,7 +1,8 @@
 import test from "ava";
 import fc from "fast-check";
 import { loadTokenizer } from "../../../models/tokenizer/index.js";
-import { anyText, Oracle, oracleIds, qwenDirectory, withoutSpecialTokens } from "./oracle.js";
+import { anyText, Oracle, oracleIds, withoutSpecialTokens } from "./oracle.js";
+import { qwenDirectory } from "./qwenFiles.js";
 
 const models = await Promise.all(
   (["qwen2_5", "qwen3"] as const).map(async (name) => {

