@@ -9,6 +9,7 @@ import {
   linearLogprob,
   linearWide,
   normSwiglu,
+  type PagedContext,
   type ParameterSet,
   pagedAttention,
   type QkvWeights,
@@ -59,7 +60,8 @@ export class Qwen {
   /** Hidden states of the newest tokens, which join their sequences' cached past. No gradient. */
   forwardCached(batch: PackedBatch, step: CacheStep): Tensor {
     const rotation = this.#rotation();
-    return this.#run(batch, (i, x) => arena(() => this.#cachedLayer(i, x, batch, step, rotation)));
+    const isFresh = !("table" in step.context) && hasNoPast(step.context);
+    return this.#run(batch, (i, x) => arena(() => this.#cachedLayer(i, x, batch, step, rotation, isFresh)));
   }
 
   /** Logits [rows, vocabSize], f32, of hidden states [rows, hiddenSize]; no gradient. */
@@ -95,17 +97,20 @@ export class Qwen {
   #cachedLayer(
     i: number,
     x: Tensor,
-    { positions }: PackedBatch,
+    { positions, offsets }: PackedBatch,
     { layers, rows, context }: CacheStep,
     rotation: Rotation,
+    isFresh: boolean,
   ): Tensor {
     const { config } = this;
     const placement = { positions, rows };
-    const qkv = qkvToCache(x, this.#qkvWeights(i), placement, rotation, layers[i]);
+    const qkv = qkvToCache(x, this.#qkvWeights(i), placement, rotation, layers[i], isFresh);
     const attended =
       "table" in context
         ? slotAttention(qkv, layers[i], context, config)
-        : pagedAttention(qkv, layers[i], context, config);
+        : isFresh
+          ? attention(qkv, offsets, config)
+          : pagedAttention(qkv, layers[i], context, config);
     const mixed = linear(attended, this.#of(i, "self_attn.o_proj.weight"), { residual: x });
     const norm = this.#of(i, "post_attention_layernorm.weight");
     const activated = normSwiglu(mixed, norm, config.rmsNormEps, this.#of(i, "mlp.gate_up_proj.weight"));
@@ -142,4 +147,9 @@ export class Qwen {
     if (!parameter) throw new Error(`Qwen: the parameter set lacks ${name}`);
     return parameter;
   }
+}
+
+/** Whether all tokens of all sequences are new. */
+function hasNoPast({ offsets, lengths }: PagedContext): boolean {
+  return lengths.every((length, s) => length === offsets[s + 1] - offsets[s]);
 }

@@ -31,6 +31,7 @@ export interface Placement {
 /**
  * Norm, projection and rotation of x [tokens, in] → [tokens, width], of which the queries count, and *in place* the keys
  * and values in the cache [rows, 2·kvHeads·headDim]. The bits of the composed form; in one kernel for a few rows. No gradient.
+ * @param keepsAll keys and values count in the result too, as `attention` needs them
  */
 export function qkvToCache(
   x: Tensor,
@@ -38,11 +39,13 @@ export function qkvToCache(
   { positions, rows }: Placement,
   rotation: Rotation,
   cache: Tensor,
+  keepsAll = false,
 ): Tensor {
   const { norm, eps, weight, bias, headNorms } = weights;
   alive("qkvToCache", x, norm, weight, positions, rows, cache, ...(bias ? [bias] : []));
   checkLayout("qkvToCache", rotation);
   checkShapes({ x, norm, weight, bias, cache }, { positions, rows }, rotation);
+  if (keepsAll) return placed(projected(x, weights, rotation), { positions, rows }, rotation, cache);
   const width = fusedWidth(rotation);
   if (!headNorms) {
     const kernels = fusedKernels(x, "qkvToCache");

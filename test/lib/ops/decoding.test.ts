@@ -56,6 +56,11 @@ for (const [name, backend] of backends) {
       t.deepEqual(row(kept, 0), row(made, 2));
       for (const i of [1, 2, 4]) t.deepEqual(row(kept, i), row(before, i));
       t.true(cache.storage.version > version, "whoever keeps something of the cache can tell that it changed");
+
+      const other = past.add(0);
+      const all = qkvToCache(x, { norm, eps: EPS, weight, bias, headNorms }, placement, rotation, other, true);
+      t.deepEqual(await values(all), await values(steps), "keepsAll");
+      t.deepEqual(await values(other), kept, "keepsAll");
     });
   }
 }
