@@ -3,7 +3,7 @@ import type { CudaDevice } from "../device.js";
 import { tensorMap } from "../tensorMap.js";
 import type { AttentionVariant } from "./attentionPlain.js";
 
-// As in kernels/pagedAttentionHopper.cu.
+// As in kernels/pagedAttentionHopper.cuh.
 const CHUNK = 512;
 const ROWS = 16;
 const CLUSTER = 4;
@@ -42,7 +42,7 @@ export interface Chunks {
 }
 
 /**
- * Enqueues kernels/pagedAttentionHopper.cu over chunks, where it is made for them: bf16, on Hopper, of pages of multiples of 8.
+ * Enqueues kernels/pagedAttentionHopper.cuh over chunks, where it is made for them: bf16, on Hopper, of pages of multiples of 8.
  * Whether the chunks are to be merged yet; undefined where it is not made for them.
  */
 export function hopperChunks(
@@ -64,7 +64,7 @@ export function hopperChunks(
   if (count * kvHeads <= device.multiprocessors * FEW_CHUNKS) {
     const CHUNKS = chunksOfEach === 2 ? 2 : 1;
     const defines = { BOX_ROWS: rows, CHUNKS };
-    const fn = kernel("pagedAttentionHopper", "paged_mma_cluster", "psspipiiiffpp", cluster, defines);
+    const fn = kernel("pagedAttentionCluster", "paged_mma_cluster", "psspipiiiffpp", cluster, defines);
     const launch = {
       grid: [CLUSTER * count, kvHeads] as const,
       block: 128,
@@ -75,7 +75,7 @@ export function hopperChunks(
     device.launch(fn, [at.x, ...maps, at.pages, pageSize, at.items, count / CHUNKS, ...rest], launch);
     return CHUNKS === 2 ? "merged" : "apart";
   }
-  const fn = kernel("pagedAttentionHopper", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
+  const fn = kernel("pagedAttentionStream", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
   const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: "reads ahead" as const };
   device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, ...rest], launch);
   return "apart";
