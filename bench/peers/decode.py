@@ -1,6 +1,6 @@
 """Peer of bench/decode.ts: the same decoding step in plain PyTorch on the same weights: a static KV cache, every step in a CUDA
 graph, a token drawn from the top 0.9 of the probability with its log-probability, and fed back, so that the context grows
-inside the replays. Eager, and with {"compile": true} under torch.compile; the cut by sorting and by bisection.
+inside the replays. Eager with the cut by sorting and by bisection, and with {"compile": true} the latter under torch.compile.
 
 Every variant is a process of its own and ends with {"limit"} seconds: a compiler that hangs cannot hold the others up.
 Bytes counted: all weights, and the keys and values that are there, once a step."""
@@ -33,17 +33,17 @@ replays = max(1, steps // 4)
 def run_variants():
     """Each in a process of its own, with the workers that torch.compile starts. Ends with 1 where one failed."""
     failed = False
-    for mode in ["eager"] + (["compiled"] if args["compile"] else []):
-        for cut in ["sort", "bisection"]:
-            variant = json.dumps({**args, "variant": [mode, cut]})
-            child = subprocess.Popen([sys.executable, __file__, variant], start_new_session=True)
-            try:
-                child.wait(timeout=args["limit"])
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-                print(f"{mode}, {cut}: no end after {args['limit']} s", file=sys.stderr, flush=True)
-            failed |= child.returncode != 0
+    compiled = [["compiled", "bisection"]] if args["compile"] else []
+    for mode, cut in [["eager", "sort"], ["eager", "bisection"], *compiled]:
+        variant = json.dumps({**args, "variant": [mode, cut]})
+        child = subprocess.Popen([sys.executable, __file__, variant], start_new_session=True)
+        try:
+            child.wait(timeout=args["limit"])
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            print(f"{mode}, {cut}: no end after {args['limit']} s", file=sys.stderr, flush=True)
+        failed |= child.returncode != 0
     sys.exit(1 if failed else 0)
 
 
