@@ -45,7 +45,7 @@ export function matmulOperations(context: CudaContext): Pick<Backend, "matmul"> 
       const { dtype } = a.storage;
       if (bias && addend && dtype !== "f32") return roundedSum(a, b, spec, bias, addend);
       const c = result(dtype, spec, `matmul ${spec.m}×${spec.n}`);
-      if (isFew(device, a, b, spec)) {
+      if (isFew(device, a, b, spec, [bias, addend])) {
         const [x, w, y] = [a, b, c].map((array) => device.address(array));
         const [added, residual] = [bias, addend].map((array) => (array ? device.address(array) : 0));
         multiplyFew(device, { x, w, bias: added, residual, y }, spec);

@@ -1,21 +1,21 @@
-/** Rows up to which kernels/fewRowsHopper.cu beats cuBLASLt. */
-export const MOST_ROWS = 8;
+/** Rows that kernels/fewRowsHopper.cu multiplies. */
+export const MOST_FEW = 8;
 /** Shared memory of a multiprocessor, of which a block takes 1 KB more than it asks for, and what a block may have. */
 export const MULTIPROCESSOR_SHARED = 228 * 1024;
 export const BLOCK_SHARED = 227 * 1024;
 /** Bytes of weights from which on a block does better with more copies in flight than with the next kernel's block beside it. */
-const LONG = 224 * 1024;
+export const LONG = 224 * 1024;
 /** Bytes of copies in flight of the other blocks: two fit, also where normalized rows of up to 2048 columns take 32 KB more. */
-const IN_FLIGHT = { plain: 96 * 1024, norm: 92 * 1024 };
-const MOST_TILES = 11;
+export const IN_FLIGHT = { plain: 96 * 1024, norm: 92 * 1024 };
+export const MOST_TILES = 11;
 /** Columns of a box of the copy engine. */
 export const BOX = 64;
-const ROW_BYTES = 2 * BOX;
+export const ROW_BYTES = 2 * BOX;
 /** Rows of weights that a warpgroup multiplies. */
 const WARPGROUP_ROWS = 64;
-const ALIGNMENT = 1024;
+export const ALIGNMENT = 1024;
 /** Room for the kernel's barriers. */
-const BARRIERS = 1024;
+export const BARRIERS = 1024;
 
 /** How a kernel of kernels/fewRowsHopper.cu is compiled and launched. */
 export type Division = ReturnType<typeof divide>;
@@ -28,10 +28,10 @@ export function divide(outputs: number, width: number, norm: boolean, TILES: num
   const halves = norm ? 2 : 1;
   const half = (16 * TILES) / halves;
   const warpgroups = Math.ceil(half / WARPGROUP_ROWS);
-  const stage = ROW_BYTES * BOXES * (16 * TILES + (norm ? 0 : MOST_ROWS));
+  const stage = ROW_BYTES * BOXES * (16 * TILES + (norm ? 0 : MOST_FEW));
   // Rows that are read from the last half of a stage on, past the stage's end.
   const past = ROW_BYTES * ((halves * BOXES - 1) * half + WARPGROUP_ROWS * warpgroups) - stage;
-  const rest = Math.max(past, norm ? 2 * MOST_ROWS * width : 0) + ALIGNMENT;
+  const rest = Math.max(past, norm ? 2 * MOST_FEW * width : 0) + ALIGNMENT;
   const inFlight = 2 * 16 * TILES * width > LONG ? BLOCK_SHARED - BARRIERS - rest : IN_FLIGHT[norm ? "norm" : "plain"];
   const STAGES = Math.min(width / BOX / BOXES, Math.floor(inFlight / stage));
   return {

@@ -1,6 +1,7 @@
 import { sizeOf } from "../../../shape.js";
 import type { ArrayRef, FusedKernels, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
+import type { CudaDevice, Launch } from "../device.js";
 import { cType, packWidth } from "../launch.js";
 
 /** Rows whose weight gradient one block sums: fixed, so that the order of addition is. */
@@ -9,20 +10,55 @@ const MOST_THREADS = 1024;
 
 type RmsNormKernels = Pick<FusedKernels, "rmsNorm" | "rmsNormBackward" | "qkNorm" | "qkNormBackward">;
 
-export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
-  /** Up to `threads` threads a row, or more so that none has more than `most` packs of it. */
-  const division = (
-    { width, threads, most }: Readonly<Record<"width" | "threads" | "most", number>>,
-    x: ArrayRef,
-    ...others: readonly ArrayRef[]
-  ) => {
-    const VEC = packWidth(device, width, x, ...others);
-    const packs = Math.max(1, Math.ceil(width / VEC));
-    let THREADS = Math.min(threads, 32 * 2 ** Math.ceil(Math.log2(Math.max(1, packs / 32))));
-    while (THREADS < MOST_THREADS && packs > most * THREADS) THREADS *= 2;
-    const DTYPE = cType("rmsNorm", x.storage.dtype);
-    return { DTYPE, VEC, THREADS, PACKS: Math.ceil(packs / THREADS) };
-  };
+const whole = (device: CudaDevice, storage: Storage) => device.address({ storage, offset: 0, shape: [] });
+
+/** Up to `threads` threads a row, or more so that none has more than `most` packs of it. */
+function division(
+  device: CudaDevice,
+  { width, threads, most }: Readonly<Record<"width" | "threads" | "most", number>>,
+  x: ArrayRef,
+  ...others: readonly ArrayRef[]
+) {
+  const VEC = packWidth(device, width, x, ...others);
+  const packs = Math.max(1, Math.ceil(width / VEC));
+  let THREADS = Math.min(threads, 32 * 2 ** Math.ceil(Math.log2(Math.max(1, packs / 32))));
+  while (THREADS < MOST_THREADS && packs > most * THREADS) THREADS *= 2;
+  const DTYPE = cType("rmsNorm", x.storage.dtype);
+  return { DTYPE, VEC, THREADS, PACKS: Math.ceil(packs / THREADS) };
+}
+
+/** The kernel of rmsNorm; it "leads" only where the next one reads nothing of its results ahead. */
+export function normalize(
+  { device, empty }: CudaContext,
+  x: ArrayRef,
+  weight: ArrayRef,
+  eps: number,
+  { overlaps }: Pick<Launch, "overlaps">,
+): { readonly y: Storage; readonly rstd: Storage } {
+  const width = weight.shape[0];
+  const rows = sizeOf(x.shape) / Math.max(1, width);
+  const y = empty(x.storage.dtype, rows * width, "rmsNorm");
+  const rstd = empty("f32", rows, "rmsNorm statistics");
+  const shared = division(device, { width, threads: 32, most: 16 }, x, weight);
+  const ROWS = shared.THREADS === 32 ? 4 : 1;
+  const fn = device.kernels.get("rmsNorm", "rms_norm", "ppppiif", { ...shared, ROWS });
+  const [from, norm, to, statistics] = [
+    device.address(x),
+    device.address(weight),
+    whole(device, y),
+    whole(device, rstd),
+  ];
+  device.launch(fn, [from, norm, to, statistics, rows, width, eps], {
+    grid: [Math.ceil(rows / ROWS)],
+    block: shared.THREADS * ROWS,
+    overlaps,
+    bytes: 4 * rows * width,
+  });
+  return { y, rstd };
+}
+
+export function rmsNormKernels(context: CudaContext): RmsNormKernels {
+  const { device, empty } = context;
   /** Sums [chunks, width] of f32 over the chunks into a new array of x's dtype. */
   const addChunks = (partial: number, chunks: number, width: number, x: ArrayRef, label: string): Storage => {
     const out = empty(x.storage.dtype, width, label);
@@ -32,32 +68,17 @@ export function rmsNormKernels({ device, empty }: CudaContext): RmsNormKernels {
     device.launch(fn, [partial, target, chunks, width], { grid: [Math.ceil(width / 32)], block: 1024 });
     return out;
   };
-  const at = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
+  const at = (storage: Storage) => whole(device, storage);
 
   return {
-    rmsNorm(x, weight, eps) {
-      const width = weight.shape[0];
-      const rows = sizeOf(x.shape) / Math.max(1, width);
-      const y = empty(x.storage.dtype, rows * width, "rmsNorm");
-      const rstd = empty("f32", rows, "rmsNorm statistics");
-      const shared = division({ width, threads: 32, most: 16 }, x, weight);
-      const ROWS = shared.THREADS === 32 ? 4 : 1;
-      const fn = device.kernels.get("rmsNorm", "rms_norm", "ppppiif", { ...shared, ROWS });
-      device.launch(fn, [device.address(x), device.address(weight), at(y), at(rstd), rows, width, eps], {
-        grid: [Math.ceil(rows / ROWS)],
-        block: shared.THREADS * ROWS,
-        overlaps: "waits",
-        bytes: 4 * rows * width,
-      });
-      return { y, rstd };
-    },
+    rmsNorm: (x, weight, eps) => normalize(context, x, weight, eps, { overlaps: "waits" }),
 
     rmsNormBackward(dy, x, weight, rstd, residual) {
       const width = weight.shape[0];
       const rows = sizeOf(x.shape) / Math.max(1, width);
       const dx = empty(x.storage.dtype, rows * width, "rmsNorm gradient");
       const chunks = Math.ceil(rows / CHUNK);
-      const shared = division({ width, threads: 256, most: 4 }, x, dy, weight, ...(residual ? [residual] : []));
+      const shared = division(device, { width, threads: 256, most: 4 }, x, dy, weight, ...(residual ? [residual] : []));
       const fn = device.kernels.get("rmsNormBackward", "rms_norm_backward", "pppppppiii", shared);
       const dWeight = device.withScratch(4 * chunks * width, "rmsNorm scratch", (partial) => {
         const [d, v, w, r] = [dy, x, weight, rstd].map((array) => device.address(array));

@@ -79,6 +79,11 @@ __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
 // Arrives at the barrier at this address in the shared memory of the cluster's block `rank`: enough to say that wgmma has read, but
 // it orders no ordinary writes across the cluster (.release.cluster would, by a fence that halves a product's speed).
 __device__ __forceinline__ void barrier_arrive_remote(u32 barrier, int rank) {
@@ -92,6 +97,13 @@ __device__ __forceinline__ void tma_load_multicast(u32 shared, const TensorMap &
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::
           "r"(shared), "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(ranks)
+      : "memory");
+}
+// The same with three coordinates.
+__device__ __forceinline__ void tma_load_multicast(u32 shared, const TensorMap &map, int column, int row, int box, u32 barrier, u16 ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::
+          "r"(shared), "l"(&map), "r"(column), "r"(row), "r"(box), "r"(barrier), "h"(ranks)
       : "memory");
 }
 // Copies the map's box from shared memory; out-of-bounds elements are not written. Ends with the thread's tma_store_wait.
@@ -117,12 +129,12 @@ template <int registers> __device__ __forceinline__ void registers_give() {
 }
 
 // wgmma descriptor of a bf16 matrix in shared memory as TMA writes boxes of 64 columns with the 128-byte swizzle: slabs of
-// [rows, 64] (128 bytes a row), each aligned to 1024 bytes.
+// [rows, 64] (128 bytes a row), each aligned to 1024 bytes. `group`: the distance in bytes from 8 rows to the next 8.
 // K-major (the contraction runs along the columns; not transposed): `slab` is unused; the next 16 of the contraction lie 32
 // bytes on (inside a slab). M- or N-major (the contraction runs along the rows; trans = 1): `slab` is the distance in bytes from 64
 // columns to the next 64; the next 16 rows of the contraction lie 2048 bytes on. Byte distances are added to a descriptor >> 4.
-__device__ __forceinline__ u64 descriptor(u32 shared, u32 slab = 16) {
-  return (u64)((shared & 0x3ffff) >> 4) | (u64)(slab >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
+__device__ __forceinline__ u64 descriptor(u32 shared, u32 slab = 16, u32 group = 1024) {
+  return (u64)((shared & 0x3ffff) >> 4) | (u64)(slab >> 4) << 16 | (u64)(group >> 4) << 32 | 1ull << 62;
 }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -168,6 +180,23 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[4], u64 a, u64 b, int ac
       "{.reg .pred p; setp.ne.b32 p, %6, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3}, %4, %5, p, 1, 1, %7, %8;}"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(transA), "n"(transB));
+}
+template <int transA, int transB>
+__device__ __forceinline__ void wgmma_shared(float (&d)[8], u64 a, u64 b, int accumulate) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, %11, %12;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(transA), "n"(transB));
+}
+template <int transA, int transB>
+__device__ __forceinline__ void wgmma_shared(float (&d)[16], u64 a, u64 b, int accumulate) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %18, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, %19, %20;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
       : "l"(a), "l"(b), "r"(accumulate), "n"(transA), "n"(transB));
 }
 template <int transA, int transB>

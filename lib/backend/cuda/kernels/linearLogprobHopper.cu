@@ -253,8 +253,7 @@ struct Differentiate {
 template <typename Epilogue>
 __device__ __forceinline__ void run(const TensorMap &hidden, const TensorMap &weight, const Problem &problem, u32 shared, u32 barriers,
                                     Epilogue &epilogue) {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  const int rank = cluster_rank();
   const Pipeline pipe{shared, barriers};
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < STAGES; stage++) {

@@ -20,6 +20,7 @@ extern "C" __global__ void __launch_bounds__(THREADS * ROWS)
 rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, float eps) {
   __shared__ float scratch[32];
   wait_for_kernel_before();
+  let_kernel_after_begin();
   const int thread = threadIdx.x % THREADS;
   const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / THREADS;
   if (ROWS > 1 && row >= rows) return;

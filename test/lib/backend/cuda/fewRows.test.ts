@@ -1,6 +1,6 @@
 /*
- * Products of up to 8 rows with what surrounds them in a layer. On Hopper kernels/fewRowsHopper.cu computes them; the composed form
- * over many rows, cuBLASLt's, is what they are compared with, bit by bit.
+ * Products of up to 64 rows with what surrounds them in a layer. On Hopper kernels/fewRowsHopper.cu computes those of up to 8 rows, and
+ * kernels/severalRowsHopper.cu the others; the composed form over many rows, cuBLASLt's, is what they are compared with, bit by bit.
  */
 import test, { type ExecutionContext } from "ava";
 import {
@@ -14,6 +14,12 @@ import {
 } from "../../../../lib/backend/cuda/fused/fewRowsDivision.js";
 import { chunkBytes, DEEP } from "../../../../lib/backend/cuda/fused/pagedAttention.js";
 import { boxRows, hopperBytes } from "../../../../lib/backend/cuda/fused/pagedAttentionHopper.js";
+import {
+  divideSeveral,
+  divideSeveralRows,
+  type SeveralDivision,
+  type SeveralProduct,
+} from "../../../../lib/backend/cuda/fused/severalRowsDivision.js";
 import { sharedMemoryLimits } from "../../../../lib/backend/cuda/kernels.js";
 import {
   Arena,
@@ -131,6 +137,60 @@ test("blocks of all sizes keep to what a multiprocessor has, at all widths", (t)
   }
 });
 
+/** Stages and what is read past their ends are inside a block's shared memory; clusters share x evenly and divide the grid. */
+function fitsSeveral(t: ExecutionContext, what: string, division: SeveralDivision, product: SeveralProduct): void {
+  const { defines, grid, block, shared } = division;
+  const { ROWS, TILES, BOXES, STAGES, CLUSTER, HALVES } = defines;
+  const label = `${what}: ${JSON.stringify(defines)}`;
+  t.true([16, 32, 64].includes(ROWS) && ROWS >= product.rows && (ROWS === 16 || ROWS < 2 * product.rows), label);
+  t.true([1, 2, 4, 8].includes(CLUSTER) && (ROWS / CLUSTER) % 8 === 0 && grid[0] % CLUSTER === 0, label);
+  t.true(grid[0] * TILES * 16 >= product.outputs && (grid[0] - CLUSTER) * TILES * 16 < product.outputs, label);
+  t.is(HALVES, product.halves, label);
+  t.is(block, 160, label);
+
+  const stage = BOXES * ROW * (ROWS + 16 * TILES);
+  const usable = shared - 1024;
+  t.true(STAGES * stage <= usable, `${label}: ${shared} bytes for stages`);
+  // 64 rows of x of each box from the last stage's start on.
+  t.true((STAGES - 1) * stage + BOXES * ROW * 64 <= usable, `${label}: ${shared} bytes for what is read`);
+  t.true(shared + 16 * STAGES <= BLOCK_SHARED, `${label}: ${shared} bytes`);
+
+  const steps = product.width / 64 / BOXES;
+  t.true(Number.isInteger(steps) && (STAGES === steps || (STAGES >= 2 && STAGES < steps)), label);
+}
+
+for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(published)) {
+  test(`${name}: several rows, blocks keep to what a multiprocessor has, and cover all outputs in clusters`, (t) => {
+    for (const count of multiprocessors) {
+      for (const rows of [9, 16, 17, 32, 33, 64]) {
+        for (const [what, outputs, width, halves] of [
+          ["o_proj", hidden, heads * dim, 1],
+          ["down_proj", hidden, mlp, 1],
+          ["qkv_proj", (heads + 2 * kvHeads) * dim, hidden, 1],
+          ["gate_up_proj", 2 * mlp, hidden, 2],
+          ["head", 151_936, hidden, 1],
+        ] as const) {
+          const product = { rows, outputs, width, halves };
+          fitsSeveral(t, `${what} on ${count}`, divideSeveralRows(product, count), product);
+        }
+      }
+    }
+  });
+}
+
+test("blocks of several rows of all sizes keep to what a multiprocessor has, at all widths", (t) => {
+  for (let tiles = 1; tiles <= 11; tiles++) {
+    for (let width = 256; width <= WIDEST_NORM; width += 64) {
+      for (const rows of [16, 32, 64]) {
+        for (const halves of [1, 2] as const) {
+          const product = { rows, outputs: 1024, width, halves };
+          fitsSeveral(t, `${width}`, divideSeveral(product, tiles), product);
+        }
+      }
+    }
+  }
+});
+
 test("heads of all sizes: a block's outputs are of one head", (t) => {
   for (let dim = 16; dim <= 256; dim += 16) {
     for (const [heads, kvHeads] of [
@@ -209,7 +269,9 @@ async function makeInputs() {
   };
 }
 
-const rowCounts = [1, 3, 8];
+const rowCounts = [1, 3, 8, 9, 16, 17, 33, 64];
+/** Rows that cuBLASLt multiplies. */
+const MANY = 72;
 
 cudaTest(
   "linear: a few rows have the bits of many, also where tiles, boxes and stages do not come out even",
@@ -226,10 +288,10 @@ cudaTest(
     ]) {
       using arena = new Arena();
       const [x, w, bias, residual] = arena.run(() => [
-        make(1, [64, width]),
+        make(1, [MANY, width]),
         make(2, [outputs, width], 0.05),
         make(3, [outputs]),
-        make(4, [64, outputs]),
+        make(4, [MANY, outputs]),
       ]);
       const product = (rows: number, terms: "bias" | "residual" | undefined) =>
         values(
@@ -241,10 +303,10 @@ cudaTest(
           ),
         );
       for (const terms of [undefined, "bias", "residual"] as const) {
-        const whole = await product(64, terms);
+        const whole = await product(MANY, terms);
         for (const rows of rowCounts) {
           const few = await product(rows, terms);
-          t.is(different(few, whole), -1, `${rows} of 64 rows, ${outputs} × ${width}, ${terms}`);
+          t.is(different(few, whole), -1, `${rows} of ${MANY} rows, ${outputs} × ${width}, ${terms}`);
         }
       }
     }
@@ -265,14 +327,14 @@ cudaTest("normSwiglu: a few rows have the bits of the composed form, widths of o
   ]) {
     using arena = new Arena();
     const [x, norm, weight] = arena.run(() => [
-      make(1, [64, width]),
+      make(1, [MANY, width]),
       make(2, [width]),
       make(3, [2 * half, width], 0.05),
     ]);
     const whole = await values(arena.run(() => normSwigluComposed(x, norm, 1e-6, weight)));
     for (const rows of rowCounts) {
       const few = await values(arena.run(() => normSwiglu(x.slice(0, 0, rows), norm, 1e-6, weight)));
-      t.is(different(few, whole), -1, `${rows} of 64 rows, ${half} × ${width}`);
+      t.is(different(few, whole), -1, `${rows} of ${MANY} rows, ${half} × ${width}`);
     }
   }
 });
@@ -281,10 +343,10 @@ cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads o
   const backend = await openCuda();
   const make = await makeInputs();
   const ints = (data: readonly number[]) => tensor(data, { backend, dtype: "i32" });
-  // The last position is outside the tables; the third token goes nowhere.
+  // The eighth position is outside the tables; the third token goes nowhere.
   const [positions, places] = [
-    [0, 7, 63, 1, 30, 2, 5, 64],
-    [9, 0, -1, 15, 3, 4, 8, 1],
+    [0, 7, 63, 1, 30, 2, 5, 64, ...Array.from({ length: MANY - 8 }, (_, i) => (i * 37) % 64)],
+    [9, 0, -1, 15, 3, 4, 8, 1, ...Array.from({ length: MANY - 8 }, (_, i) => 16 + i)],
   ];
   for (const [heads, kvHeads, headDim, width] of [
     [16, 16, 16, 256],
@@ -300,27 +362,31 @@ cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads o
     const rotation: Rotation = { heads, kvHeads, headDim, theta: 1e6, maxPositions: 64 };
     const outputs = (heads + 2 * kvHeads) * headDim;
     const [x, norm, weight, bias] = arena.run(() => [
-      make(1, [8, width]),
+      make(1, [MANY, width]),
       make(2, [width]),
       make(3, [outputs, width], 0.05),
       make(4, [outputs]),
     ]);
-    for (const rows of rowCounts) {
-      for (const added of [undefined, bias]) {
-        const run = (op: typeof qkvToCache) =>
-          arena.run(() => {
-            const cache = zeros([16, 2 * kvHeads * headDim], { backend, dtype: "bf16" });
-            const placement = { positions: ints(positions.slice(0, rows)), rows: ints(places.slice(0, rows)) };
-            const weights = { norm, eps: 1e-6, weight, bias: added };
-            const y = op(x.slice(0, 0, rows), weights, placement, rotation, cache);
-            // Of the result the queries count.
-            return [y.slice(1, 0, heads * headDim), cache];
-          });
-        const [actual, expected] = [run(qkvToCache), run(qkvToCacheComposed)];
-        for (const [i, what] of ["queries", "cache"].entries()) {
-          const [a, b] = [await values(actual[i]), await values(expected[i])];
-          t.is(different(a, b), -1, `${what} of ${rows} rows, ${heads}:${kvHeads} heads of ${headDim}, width ${width}`);
-        }
+    for (const added of [undefined, bias]) {
+      const run = (op: typeof qkvToCache, rows: number) =>
+        arena.run(() => {
+          const cache = zeros([MANY + 16, 2 * kvHeads * headDim], { backend, dtype: "bf16" });
+          const placement = { positions: ints(positions.slice(0, rows)), rows: ints(places.slice(0, rows)) };
+          const weights = { norm, eps: 1e-6, weight, bias: added };
+          const y = op(x.slice(0, 0, rows), weights, placement, rotation, cache);
+          // Of the result the queries count.
+          return [y.slice(1, 0, heads * headDim), cache];
+        });
+      const [queries, cache] = await Promise.all(run(qkvToCacheComposed, MANY).map(values));
+      for (const rows of rowCounts) {
+        const label = `${rows} rows, ${heads}:${kvHeads} heads of ${headDim}, width ${width}`;
+        const [own, ownCache] = await Promise.all(run(qkvToCache, rows).map(values));
+        t.is(different(own, queries), -1, `queries of ${label}`);
+        // Rows of the cache that later tokens have are empty here.
+        const columns = 2 * kvHeads * headDim;
+        const expected = [...cache];
+        for (const place of places.slice(rows)) expected.fill(0, place * columns, (place + 1) * columns);
+        t.is(different(ownCache, expected), -1, `cache of ${label}`);
       }
     }
   }
@@ -332,37 +398,39 @@ cudaTest(
     const make = await makeInputs();
     using arena = new Arena();
     const [x, norm, gateUp, down, wide, projection] = arena.run(() => [
-      make(1, [64, 4096]),
+      make(1, [MANY, 4096]),
       make(2, [4096]),
       make(3, [2 * 12_288, 4096], 0.05),
       make(4, [512, 12_288], 0.05),
-      make(5, [64, 11_008]),
+      make(5, [MANY, 11_008]),
       make(6, [2048, 11_008], 0.05),
     ]);
     const layer = (rows: number) => {
       const activated = normSwiglu(x.slice(0, 0, rows), norm, 1e-6, gateUp);
       return [activated, linear(activated, down), linear(wide.slice(0, 0, rows), projection)];
     };
-    const many = arena.run(() => layer(64));
-    const times = arena.run(() => Array.from({ length: 50 }, () => layer(8)));
-    for (const [i, what] of ["normSwiglu", "its projection", "linear"].entries()) {
-      const whole = await values(many[i]);
-      const first = await values(times[0][i]);
-      // How often, and where first, a result differs from those of many rows, and from the first result.
-      const wrong: number[][] = [];
-      const unsteady: number[][] = [];
-      for (const [time, results] of times.entries()) {
-        const few = await values(results[i]);
-        for (const [found, expected] of [
-          [wrong, whole],
-          [unsteady, first],
-        ] as const) {
-          const at = different(few, expected);
-          if (at >= 0) found.push([time, at]);
+    const many = arena.run(() => layer(MANY));
+    for (const rows of [8, 16, 64]) {
+      const times = arena.run(() => Array.from({ length: 50 }, () => layer(rows)));
+      for (const [i, what] of ["normSwiglu", "its projection", "linear"].entries()) {
+        const whole = await values(many[i]);
+        const first = await values(times[0][i]);
+        // How often, and where first, a result differs from those of many rows, and from the first result.
+        const wrong: number[][] = [];
+        const unsteady: number[][] = [];
+        for (const [time, results] of times.entries()) {
+          const few = await values(results[i]);
+          for (const [found, expected] of [
+            [wrong, whole],
+            [unsteady, first],
+          ] as const) {
+            const at = different(few, expected);
+            if (at >= 0) found.push([time, at]);
+          }
         }
+        t.deepEqual(wrong, [], `${what}: ${rows} of ${MANY} rows`);
+        t.deepEqual(unsteady, [], `${what}: 50 times ${rows} rows`);
       }
-      t.deepEqual(wrong, [], `${what}: 8 of 64 rows`);
-      t.deepEqual(unsteady, [], `${what}: 50 times`);
     }
   },
 );

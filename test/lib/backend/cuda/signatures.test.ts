@@ -82,7 +82,7 @@ test("kernels that may begin before the one before them has ended wait before an
     ),
     {
       ...{ "fused/pagedAttention.ts": 1, "fused/rmsNorm.ts": 2, "fused/rope.ts": 1, "fused/sample.ts": 2 },
-      ...{ "fused/swiglu.ts": 1, "rows.ts": 1 },
+      ...{ "fused/severalRows.ts": 1, "fused/swiglu.ts": 1, "rows.ts": 1 },
     },
   );
 });

@@ -1,0 +1,81 @@
+import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.js";
+import type { CudaContext } from "../context.js";
+import type { CudaDevice } from "../device.js";
+import { tensorMap } from "../tensorMap.js";
+import { BOX } from "./fewRowsDivision.js";
+import { normalize } from "./rmsNorm.js";
+import { type RopeTables, ropeKernels } from "./rope.js";
+import { divideSeveralRows, X_ROWS } from "./severalRowsDivision.js";
+
+/** Addresses of a product's operands and of what is added, 0 for nothing. */
+export type ProductAddresses = Readonly<Record<"x" | "w" | "bias" | "residual" | "y", number>>;
+
+/** The map of a matrix that the kernels of few and several rows copy in stages of `BOXES` boxes. */
+export function boxes(
+  { driver }: CudaDevice,
+  address: number,
+  rows: number,
+  columns: number,
+  boxRows: number,
+  { BOXES }: { readonly BOXES: number },
+): Uint8Array {
+  return tensorMap(driver, { address, rows, columns, boxRows, boxColumns: BOX, boxes: BOXES });
+}
+
+/** Enqueues y = x·wᵀ (+ bias) (+ residual) of up to 64 rows. */
+export function multiplySeveral(
+  device: CudaDevice,
+  { x, w, bias, residual, y }: ProductAddresses,
+  { m, n, k }: MatmulSpec,
+): void {
+  const product = { rows: m, outputs: n, width: k, halves: 1 } as const;
+  const { defines, ...launch } = divideSeveralRows(product, device.multiprocessors);
+  const fn = device.kernels.get("severalRowsHopper", "several_rows_plain", "sspppiii", defines, launch.shared);
+  const weights = boxes(device, w, n, k, 16 * defines.TILES, defines);
+  const args = [weights, boxes(device, x, m, k, X_ROWS, defines), bias, residual, y, m, n, k];
+  device.launch(fn, args, { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
+}
+
+/** For up to 64 rows whose products kernels/severalRowsHopper.cu can take. */
+export function severalRowsKernels(
+  context: CudaContext,
+  tableFor: RopeTables,
+): { readonly [K in "normSwiglu" | "qkvToCache"]: (...args: Parameters<FusedKernels[K]>) => Storage } {
+  const { device, empty } = context;
+  const { ropeToCache } = ropeKernels(context, tableFor);
+  const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
+  /** Runs `use` with the address of x normalized; the kernel after that reads nothing of it ahead. */
+  const withNormal = (x: ArrayRef, norm: ArrayRef, eps: number, use: (normal: number) => void): void => {
+    const { y, rstd } = normalize(context, x, norm, eps, { overlaps: "leads" });
+    use(whole(y));
+    for (const used of [y, rstd]) used.backend.free(used);
+  };
+  return {
+    normSwiglu(x, norm, eps, weight) {
+      const [[rows, width], [outputs]] = [x.shape, weight.shape];
+      const half = outputs / 2;
+      const y = empty(x.storage.dtype, rows * half, "normSwiglu");
+      withNormal(x, norm, eps, (normal) => {
+        const { defines, ...launch } = divideSeveralRows({ rows, outputs, width, halves: 2 }, device.multiprocessors);
+        const fn = device.kernels.get("severalRowsHopper", "several_rows_swiglu", "sspiii", defines, launch.shared);
+        const weights = boxes(device, device.address(weight), outputs, width, 8 * defines.TILES, defines);
+        const args = [weights, boxes(device, normal, rows, width, X_ROWS, defines), whole(y), rows, half, width];
+        device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
+      });
+      return y;
+    },
+
+    qkvToCache(x, { norm, eps, weight, bias }, placement, rotation, cache) {
+      const [[m, k], [n]] = [x.shape, weight.shape];
+      const qkv = empty(x.storage.dtype, m * n, "qkvToCache");
+      withNormal(x, norm, eps, (normal) => {
+        const [w, added] = [weight, bias].map((array) => (array ? device.address(array) : 0));
+        const addresses = { x: normal, w, bias: added, residual: 0, y: whole(qkv) };
+        multiplySeveral(device, addresses, { batch: 1, m, n, k, transposeA: false, transposeB: true });
+      });
+      const y = ropeToCache({ storage: qkv, offset: 0, shape: [m, n] }, placement, rotation, cache);
+      qkv.backend.free(qkv);
+      return y;
+    },
+  };
+}
