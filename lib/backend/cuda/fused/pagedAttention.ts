@@ -118,7 +118,11 @@ export function pagedAttentionKernel(
           ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
           : kernel("pagedAttention", "paged_plain_merge", "ppiip");
         const args = [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)];
-        run(fn, args, plan.merges, 0, mma ? "reads ahead" : undefined);
+        if (!mma) run(fn, args, plan.merges);
+        else {
+          const grid = [plan.merges, kvHeads, FEW_ROWS / 4] as const;
+          device.launch(fn, args, { grid, block: 128, overlaps: "reads ahead" });
+        }
       }
     });
   };

@@ -40,7 +40,8 @@ export function normalize(
   const y = empty(x.storage.dtype, rows * width, "rmsNorm");
   const rstd = empty("f32", rows, "rmsNorm statistics");
   const shared = division(device, { width, threads: 32, most: 16 }, x, weight);
-  const ROWS = shared.THREADS === 32 ? 4 : 1;
+  // Few rows each get a multiprocessor of their own.
+  const ROWS = shared.THREADS === 32 && rows > 2 * device.multiprocessors ? 4 : 1;
   const fn = device.kernels.get("rmsNorm", "rms_norm", "ppppiif", { ...shared, ROWS });
   const [from, norm, to, statistics] = [
     device.address(x),

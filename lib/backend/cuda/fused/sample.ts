@@ -4,7 +4,6 @@ import type { Launch } from "../device.js";
 
 // As in kernels/sample.cu.
 const COLUMNS = 256;
-const PART = 4096;
 const ROUNDS = 3;
 const HISTOGRAM = ROUNDS * 2048;
 const ROW_BYTES = 56;
@@ -14,6 +13,11 @@ function countedTogether(rows: number, vocabulary: number, multiprocessors: numb
   let part = 2048;
   while (part < 16384 && rows * Math.ceil(vocabulary / (2 * part)) >= 4 * multiprocessors) part *= 2;
   return part;
+}
+
+/** Columns that a block of sample_draw takes: few where there are few rows, so that no multiprocessor is idle. */
+function partDrawn(rows: number, vocabulary: number, multiprocessors: number): number {
+  return rows * Math.ceil(vocabulary / 4096) < multiprocessors ? 1024 : 4096;
 }
 
 /** Drawing tokens by kernels/sample.cu, and the state of slots between steps by kernels/slots.cu. */
@@ -32,6 +36,7 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
   return {
     sampleLogits(logits, draws) {
       const [rows, vocabulary] = logits.shape;
+      const PART = partDrawn(rows, vocabulary, device.multiprocessors);
       const [chunks, parts] = [Math.ceil(vocabulary / COLUMNS), Math.ceil(vocabulary / PART)];
       const [ids, logprobs] = [empty("i32", rows, "drawn tokens"), empty("f32", rows, "drawn tokens")];
       const [x, asked] = [at(logits), pack(draws)];
@@ -43,7 +48,7 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
         grid: Launch["grid"],
         block: number,
       ) =>
-        device.launch(device.kernels.get("sample", entry, signature), args, {
+        device.launch(device.kernels.get("sample", entry, signature, { PART }), args, {
           grid,
           block,
           overlaps: "waits",
@@ -60,16 +65,15 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       device.withScratch(places.at(-1)! + sizes.at(-1)!, "sampling scratch", (scratch) => {
         const part = countedTogether(rows, vocabulary, device.multiprocessors);
         const [pieces, known, masses, counts, best] = places.map((place) => scratch + place);
-        run("sample_chunks", "pspii", [x, asked, pieces, vocabulary, chunks], [Math.ceil(chunks / 64), rows], 256);
-        run("sample_merge", "sppppi", [asked, pieces, known, masses, counts, chunks], [rows], 1024);
+        const histograms = [known, masses, counts];
+        const first = [x, asked, pieces, ...histograms, vocabulary, chunks];
+        run("sample_chunks", "psppppii", first, [Math.ceil(chunks / 32), rows], 128);
         for (let round = 0; round < ROUNDS; round++) {
-          const counted = [x, asked, pieces, known, masses, counts, vocabulary, chunks, part, round];
+          const counted = [x, asked, pieces, ...histograms, vocabulary, chunks, part, round];
           run("sample_count", "psppppiiii", counted, [Math.ceil(vocabulary / part), rows], 256);
-          run("sample_cut", "spppii", [asked, known, masses, counts, vocabulary, round], [rows], 1024);
         }
-        run("sample_draw", "pspppii", [x, asked, pieces, known, best, vocabulary, chunks], [parts, rows], 256);
-        const results = [out(ids), out(logprobs), rows, vocabulary, parts];
-        run("sample_finish", "psppppiii", [x, asked, known, best, ...results], [Math.ceil(rows / 4)], 128);
+        const drawing = [x, asked, pieces, known, best, out(ids), out(logprobs), vocabulary, chunks];
+        run("sample_draw", "pspppppii", drawing, [parts, rows], 256);
       });
       return { ids, logprobs };
     },

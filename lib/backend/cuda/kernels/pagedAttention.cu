@@ -229,36 +229,50 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 #if STAGES == 2
-// 128 threads, a warp a row at a time, a lane HEAD_DIM / 32 neighbouring dimensions.
+// A warp has a row, a lane HEAD_DIM / 32 neighbouring dimensions; what AHEAD chunks left is read at once. 128 threads, grid
+// (items, kvHeads, FEW / 4).
 extern "C" __global__ void __launch_bounds__(128)
     paged_mma_merge(const float *partial, const Item *items, int heads, int kvHeads, float plain, float log2e, bf16 *y) {
-  constexpr int OWN = HEAD_DIM / 32;
+  constexpr int PAIRS = HEAD_DIM / 64, AHEAD = 8;
+  typedef Pack<float, 2> Pair;
   const Item item = items[blockIdx.x];
   let_kernel_after_begin();
   wait_for_kernel_before();
-  if (item.query < 0) return;
-  const int group = heads / kvHeads, lane = threadIdx.x % 32;
-  for (int row = threadIdx.x / 32; row < FEW && item.flat + row < item.flats; row += 4) {
-    const int flat = item.flat + row, position = item.first + flat / group;
-    const int chunks = min(item.chunk, position / CHUNK + 1);
-    float o[OWN], m = 0, l = 1;
-#pragma unroll 4
-    for (int chunk = 0; chunk < chunks; chunk++) {
-      const float *from = partial + (((i64)(item.slot + chunk) * kvHeads + blockIdx.y) * FEW + row) * (HEAD_DIM + 2);
-      float a, b;
-      if (chunk == 0) m = from[HEAD_DIM], l = from[HEAD_DIM + 1];
-      else mma_merge(m, l, from[HEAD_DIM], from[HEAD_DIM + 1], a, b, Scale{plain, log2e});
+  const int row = blockIdx.z * 4 + threadIdx.x / 32, flat = item.flat + row, lane = threadIdx.x % 32;
+  if (item.query < 0 || flat >= item.flats) return;
+  const int group = heads / kvHeads, chunks = min(item.chunk, (item.first + flat / group) / CHUNK + 1);
+  const i64 pitch = (i64)kvHeads * FEW * (HEAD_DIM + 2);
+  const float *from = partial + (((i64)item.slot * kvHeads + blockIdx.y) * FEW + row) * (HEAD_DIM + 2);
+  float o[2 * PAIRS], m = 0, l = 1;
 #pragma unroll
-      for (int i = 0; i < OWN; i++) {
-        const float next = from[lane * OWN + i];
-        o[i] = chunk == 0 ? next : __fmaf_rn(o[i], a, __fmul_rn(next, b));
+  for (int i = 0; i < 2 * PAIRS; i++) o[i] = 0;
+  for (int first = 0; first < chunks; first += AHEAD, from += AHEAD * pitch) {
+    Pair next[AHEAD][PAIRS], state[AHEAD];
+#pragma unroll
+    for (int c = 0; c < AHEAD; c++) {
+      if (first + c >= chunks) continue;
+      state[c] = *(const Pair *)(from + c * pitch + HEAD_DIM);
+#pragma unroll
+      for (int i = 0; i < PAIRS; i++) next[c][i] = *(const Pair *)(from + c * pitch + 2 * (lane * PAIRS + i));
+    }
+#pragma unroll
+    for (int c = 0; c < AHEAD; c++) {
+      if (first + c >= chunks) continue;
+      const bool begins = first + c == 0;
+      float a, b;
+      if (begins) m = state[c].at[0], l = state[c].at[1];
+      else mma_merge(m, l, state[c].at[0], state[c].at[1], a, b, Scale{plain, log2e});
+#pragma unroll
+      for (int i = 0; i < 2 * PAIRS; i++) {
+        const float value = next[c][i / 2].at[i % 2];
+        o[i] = begins ? value : __fmaf_rn(o[i], a, __fmul_rn(value, b));
       }
     }
-    const float inverse = __frcp_rn(l);
-    bf16 *to = y + ((i64)(item.query + flat / group) * heads + blockIdx.y * group + flat % group) * HEAD_DIM + lane * OWN;
-#pragma unroll
-    for (int i = 0; i < OWN; i += 2) *(u32 *)(to + i) = pair_bf16(__fmul_rn(o[i], inverse), __fmul_rn(o[i + 1], inverse));
   }
+  const float inverse = __frcp_rn(l);
+  bf16 *to = y + ((i64)(item.query + flat / group) * heads + blockIdx.y * group + flat % group) * HEAD_DIM + lane * 2 * PAIRS;
+#pragma unroll
+  for (int i = 0; i < PAIRS; i++) *(u32 *)(to + 2 * i) = pair_bf16(__fmul_rn(o[2 * i], inverse), __fmul_rn(o[2 * i + 1], inverse));
 }
 #endif
 #endif

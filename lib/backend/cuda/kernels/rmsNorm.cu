@@ -26,11 +26,17 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, fl
   if (ROWS > 1 && row >= rows) return;
   x += row * width;
   y += row * width;
-  Packed held[PACKS];
+  // The weight is read along with x: behind a store to y, for all the compiler knows, each of its packs would wait for the last.
+  Packed held[PACKS], weights[PACKS];
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
     const int at = (p * THREADS + thread) * VEC;
     if (at < width) held[p] = *(const Packed *)(x + at);
+  }
+#pragma unroll
+  for (int p = 0; p < PACKS; p++) {
+    const int at = (p * THREADS + thread) * VEC;
+    if (at < width) weights[p] = *(const Packed *)(weight + at);
   }
   float sum = 0;
 #pragma unroll
@@ -48,10 +54,9 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, fl
   for (int p = 0; p < PACKS; p++) {
     const int at = (p * THREADS + thread) * VEC;
     if (at >= width) continue;
-    const Packed w = *(const Packed *)(weight + at);
     Packed out;
 #pragma unroll
-    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(scaled(to_float(held[p].at[j]), scale, to_float(w.at[j])));
+    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(scaled(to_float(held[p].at[j]), scale, to_float(weights[p].at[j])));
     *(Packed *)(y + at) = out;
   }
 }

@@ -9,7 +9,9 @@ import {
   type HeadLayout,
   linear,
   linearLogprob,
+  rmsNorm,
   type Shape,
+  swiglu,
   type Tensor,
   tensor,
 } from "../../../../lib/index.js";
@@ -267,6 +269,52 @@ function numbers(backend: Backend, dtype: DType, seed: number, shape: Shape, sca
 function kernelsOf(backend: Backend): FusedKernels {
   return backend.fused as FusedKernels;
 }
+
+for (const [heads, kvHeads, headDim] of [
+  [16, 2, 128],
+  [14, 2, 64],
+]) {
+  cudaTest(
+    `pagedAttention, ${heads}:${kvHeads} heads of ${headDim}: few rows of many keys, in chunks that are merged, have the bits of a prefill`,
+    async (t) => {
+      const lengths = [5125, 5121, 1030, 4100, 300];
+      const shape = [lengths.reduce((a, b) => a + b), (heads + 2 * kvHeads) * headDim];
+      const x = tensor(normals(6, shape[0] * shape[1]), { backend: await openCuda(), dtype: "bf16", shape });
+      const run = (chunks: readonly number[]) =>
+        decodeInPages(x, lengths, chunks, { heads, kvHeads, headDim }, 16).data();
+      const whole = await run([6000]);
+      // New tokens one at a time, and several on both sides of the end of a chunk of 512.
+      for (const chunks of [
+        [1022, 1, 1, 5, 1, 3062, 5, 1022, 1, 1, 5],
+        [5114, 3, 5],
+      ]) {
+        t.deepEqual(await run(chunks), whole, `rounds of ${chunks}`);
+      }
+    },
+  );
+}
+
+cudaTest("rmsNorm and swiglu: few rows have the bits of many", async (t) => {
+  const cuda = await openCuda();
+  for (const dtype of ["bf16", "f32"] as const) {
+    for (const width of [896, 2048, 3584, 5120]) {
+      using arena = new Arena();
+      const [x, weight] = arena.run(() => [numbers(cuda, dtype, 1, [1200, width]), numbers(cuda, dtype, 2, [width])]);
+      const both = (of: Tensor) => arena.run(() => [rmsNorm(of, weight), swiglu(of)]);
+      const many = both(x);
+      for (const rows of [1, 5, 64, 256, 300]) {
+        for (const [i, few] of both(arena.run(() => x.slice(0, 700, 700 + rows))).entries()) {
+          const expected = arena.run(() => many[i].slice(0, 700, 700 + rows));
+          t.deepEqual(
+            await few.data(),
+            await expected.data(),
+            `${["rmsNorm", "swiglu"][i]}, ${dtype}, ${rows} × ${width}`,
+          );
+        }
+      }
+    }
+  }
+});
 
 cudaTest("matmulWide and scatterRowsWide: f32 from 16-bit operands, and added where a gradient is", async (t) => {
   const cuda = await openCuda();

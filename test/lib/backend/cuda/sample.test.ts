@@ -84,6 +84,8 @@ for (const [rows, vocabulary] of [
   [33, 4098],
   [1, 151_936],
   [10, 20_001],
+  // More chunks than are merged at once.
+  [2, 300_001],
 ] as const) {
   for (const [what, scale] of [
     ["flat", 0.3],
@@ -99,6 +101,20 @@ for (const [rows, vocabulary] of [
     });
   }
 }
+
+cudaTest(
+  "draws follow each other: what a row gets does not depend on the draws before, nor on the rows beside it",
+  async (t) => {
+    const [rows, vocabulary] = [96, 30_011];
+    const logits = spread(11, rows * vocabulary, 1);
+    const cuda = await openCuda();
+    const whole = await draw(cuda, logits, rows, requests);
+    for (const count of [96, 1, 40, 3, 96, 8, 96, 1]) {
+      const some = await draw(cuda, logits.subarray(0, count * vocabulary), count, requests);
+      t.deepEqual(some, { ids: whole.ids.slice(0, count), logprobs: whole.logprobs.slice(0, count) }, `${count} rows`);
+    }
+  },
+);
 
 cudaTest("logits that are all equal: every token can be drawn, and the log-probability is that of each", async (t) => {
   const [rows, vocabulary] = [64, 5003];
