@@ -145,9 +145,9 @@ sample_chunks(const float *logits, Draws draws, float *parts, Row *known, u64 *m
   if (is_last_of_row(row)) merge_chunks(draws, parts + (i64)row * chunks * 3, known, chunks);
 }
 
-// Adds a part of `part` columns, at most 2^15 lest 32 bits overflow, to the histogram of a round; pieces are the chunks'. Grid
-// (parts, rows). Then makes the round's cut.
-extern "C" __global__ void __launch_bounds__(COUNTING)
+// Adds a part of `part` columns to the histogram of a round; pieces are the chunks'. Then makes the round's cut. A
+// mass is 2^32 high + low. Grid (parts, rows).
+extern "C" __global__ void __launch_bounds__(COUNTING, 6)
 sample_count(const float *logits, Draws draws, const float *pieces, Row *known, u64 *masses, u32 *counts, int vocabulary, int chunks,
              int part, int round) {
   __shared__ u32 high[BINS], low[BINS], count[BINS];
@@ -158,9 +158,11 @@ sample_count(const float *logits, Draws draws, const float *pieces, Row *known, 
   const Row it = known[row];
   const int k = draws.topK[row], inside = round == 1 ? it.kBin : it.pBin;
   const bool counted = round < 2 && k > 0 && k < vocabulary, weighed = draws.topP[row] < 1;
-  if ((!counted && !weighed) || (round > 0 && inside >= BINS)) {
-    // There is nothing to count. The cut changes nothing that other blocks come here by.
-    if (blockIdx.x == 0) make_cut(draws, it, known, masses, counts, vocabulary, round);
+  // Where there is nothing to count, one block makes the cut, which changes nothing that the others return by.
+  const bool counts_any = (counted || weighed) && (round == 0 || inside < BINS);
+  if (!counts_any && blockIdx.x > 0) return;
+  if (!counts_any) {
+    make_cut(draws, known, masses, counts, vocabulary, round);
     return;
   }
   for (int i = threadIdx.x; i < BINS; i += COUNTING) high[i] = low[i] = count[i] = 0;
@@ -185,21 +187,22 @@ sample_count(const float *logits, Draws draws, const float *pieces, Row *known, 
       const Place at = place_of(depth);
       if ((round > 0 && at.bin != inside) || (round == 2 && !kept(at, it.kBin, it.kPart))) continue;
       const int bin = round > 0 ? at.part : at.bin;
-      // What is not a number has no mass.
-      const Mass mass = mass_of(depth);
-      if (weighed && mass.high) atomicAdd(&high[bin], mass.high);
-      if (weighed && mass.low) atomicAdd(&low[bin], mass.low);
+      if (weighed) {
+        Mass mass = mass_of(depth);
+        if (mass.low) mass.high += atomicAdd(&low[bin], mass.low) + mass.low < mass.low; // what overflows is carried
+        if (mass.high) atomicAdd(&high[bin], mass.high);
+      }
       if (counted && depth == depth) atomicAdd(&count[bin], 1u);
     }
   }
   __syncthreads();
   const i64 to = ((i64)row * ROUNDS + round) * BINS;
   for (int i = threadIdx.x; i < BINS; i += COUNTING) {
-    const u64 mass = ((u64)high[i] << 16) + low[i];
+    const u64 mass = ((u64)high[i] << 32) + low[i];
     if (mass) atomicAdd((unsigned long long *)&masses[to + i], (unsigned long long)mass);
     if (count[i]) atomicAdd(&counts[to + i], count[i]);
   }
-  if (is_last_of_row(row)) make_cut(draws, it, known, masses, counts, vocabulary, round);
+  if (is_last_of_row(row)) make_cut(draws, known, masses, counts, vocabulary, round);
 }
 
 struct Best {
