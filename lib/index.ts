@@ -31,7 +31,7 @@ export { type Placement, type QkvWeights, qkvToCache } from "./ops/qkvToCache.js
 export { rmsNorm } from "./ops/rmsNorm.js";
 export { rope } from "./ops/rope.js";
 export { setRows } from "./ops/rows.js";
-export { advanceSlots, planSlots, sampleLogits, slotAttention } from "./ops/slots.js";
+export { advanceSlots, planSlots, readDrawn, sampleLogits, slotAttention } from "./ops/slots.js";
 export { broadcastTo } from "./ops/sum.js";
 export { swiglu } from "./ops/swiglu.js";
 export { where } from "./ops/where.js";

@@ -8,6 +8,7 @@ import {
   outsideArenas,
   planSlots,
   type Recording,
+  readDrawn,
   sampleLogits,
   setRows,
   type Tensor,
@@ -79,7 +80,7 @@ type Values = Partial<Record<keyof State, ArrayLike<number>>>;
  */
 export class SlotDecoder {
   readonly #state: State;
-  readonly #steps = new Map<string, { readonly recording: Recording; readonly arena: Arena; readonly drawn: Drawn }>();
+  readonly #steps = new Map<string, { readonly recording: Recording; readonly arena: Arena; readonly drawn: Tensor }>();
   readonly #pages: number;
   /** Upper bounds of the lengths on the device, after the steps enqueued so far. */
   readonly #lengths: Int32Array;
@@ -182,11 +183,7 @@ export class SlotDecoder {
     if (!step) this.#steps.set(key, (step = this.#record(bucket, chunks)));
     this.#flush();
     step.recording.launch();
-    const { ids, logprobs } = step.drawn;
-    return Promise.all([ids.data(), logprobs.data()]).then(([i, l]) => ({
-      ids: i as Int32Array,
-      logprobs: l as Float32Array,
-    }));
+    return readDrawn(step.drawn);
   }
 
   dispose(): void {
@@ -256,7 +253,7 @@ export class SlotDecoder {
       const times = [performance.now()];
       this.#rehearse(bucket, work, chunks);
       times.push(performance.now());
-      let drawn: Drawn | undefined;
+      let drawn: Tensor | undefined;
       const recording = record(() => {
         drawn = arena.run(() => this.#enqueue(state, work, chunks));
       });
@@ -269,7 +266,7 @@ export class SlotDecoder {
     }
   }
 
-  #enqueue(state: State, work: Tensor, chunks: number): Drawn {
+  #enqueue(state: State, work: Tensor, chunks: number): Tensor {
     const { model, cache } = this;
     const { tokens, positions, rows, lengths, remaining, stops, table, site, temperature, topP, minP, topK } = state;
     return noGrad(() => {
@@ -279,7 +276,7 @@ export class SlotDecoder {
       const hidden = model.forwardCached(batch, { layers: cache.layers, rows, context });
       const draws = { temperature, topP, minP, topK, site, positions: lengths, key: this.options.key };
       const drawn = sampleLogits(model.logits(hidden), draws);
-      advanceSlots(drawn.ids, context, { tokens, positions, rows, remaining, stops });
+      advanceSlots(drawn, context, { tokens, positions, rows, remaining, stops });
       return drawn;
     });
   }
@@ -301,9 +298,4 @@ function tellTimes(slots: number, chunks: number, [start, rehearsed, recorded]: 
   process.stderr.write(
     `step of ${slots} slots, ${chunks} × ${CHUNK} tokens: rehearsed in ${ms(start, rehearsed)}, recorded in ${ms(rehearsed, recorded)}\n`,
   );
-}
-
-interface Drawn {
-  readonly ids: Tensor;
-  readonly logprobs: Tensor;
 }

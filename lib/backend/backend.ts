@@ -269,8 +269,8 @@ export interface FusedKernels {
   slotAttention(x: ArrayRef, cache: ArrayRef, slots: PagedSlots, layout: HeadLayout): Storage;
   /** *In place*: every slot takes the token it drew (i32 [slots]) or ends. */
   advanceSlots(drawn: ArrayRef, slots: PagedSlots, state: SlotState): void;
-  /** Draws a token (i32) for each row of logits [rows, vocabulary] (f32), with its log-probability (f32). */
-  sampleLogits(logits: ArrayRef, draws: Draws): { ids: Storage; logprobs: Storage };
+  /** Draws a token for each row of logits [rows, vocabulary] (f32): i32 [2, rows], the ids and the bits of their log-probabilities. */
+  sampleLogits(logits: ArrayRef, draws: Draws): Storage;
   /** Undefined where it has nothing better for this shape than the composed form. */
   normSwiglu(x: ArrayRef, norm: ArrayRef, eps: number, weight: ArrayRef): Storage | undefined;
   /** *In place* on the cache. Undefined where it has nothing better for this shape than the composed form. */

@@ -31,18 +31,26 @@ export function slotAttention(x: Tensor, cache: Tensor, slots: PagedSlots, layou
   return fresh(y, [x.shape[0], layout.heads * layout.headDim]);
 }
 
-/** *In place*: every slot takes the token it drew (i32 [slots]) as its next input, or ends. */
+/** *In place*: every slot takes the token it drew (i32 [slots], or what `sampleLogits` gave) as its next input, or ends. */
 export function advanceSlots(drawn: Tensor, slots: PagedSlots, state: SlotState): void {
   kernel(drawn, "advanceSlots")(drawn, slots, state);
 }
 
-/** A token (i32 [rows]) drawn from each row of logits [rows, vocabulary] (f32), and its log-probability (f32 [rows]). */
-export function sampleLogits(logits: Tensor, draws: Draws): { ids: Tensor; logprobs: Tensor } {
+/**
+ * A token drawn from each row of logits [rows, vocabulary] (f32): i32 [2, rows], the ids and the bits of their
+ * log-probabilities in f32. `readDrawn` brings both to the host in one copy.
+ */
+export function sampleLogits(logits: Tensor, draws: Draws): Tensor {
   alive("sampleLogits", logits);
   if (logits.rank !== 2 || logits.dtype !== "f32" || draws.site.shape[0] !== logits.shape[0]) {
     throw new Error(`sampleLogits: logits ${logits.dtype} ${show(logits.shape)} for ${draws.site.shape[0]} draws`);
   }
-  const { ids, logprobs } = kernel(logits, "sampleLogits")(logits, draws);
-  const shape = [logits.shape[0]];
-  return { ids: fresh(ids, shape), logprobs: fresh(logprobs, shape) };
+  return fresh(kernel(logits, "sampleLogits")(logits, draws), [2, logits.shape[0]]);
+}
+
+/** What `sampleLogits` drew, by row; id −1 where there was nothing to draw. The copy is enqueued before this returns. */
+export async function readDrawn(drawn: Tensor): Promise<{ ids: Int32Array; logprobs: Float32Array }> {
+  const [, rows] = drawn.shape;
+  const ids = (await drawn.data()) as Int32Array;
+  return { ids: ids.slice(0, rows), logprobs: new Float32Array(ids.slice(rows).buffer) };
 }

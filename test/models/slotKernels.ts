@@ -64,7 +64,8 @@ export function createCpuWithSlots(options: CpuOptions & { delay?: () => number 
 
     sampleLogits(logits, draws) {
       const [rows, vocabulary] = logits.shape;
-      const [ids, logprobs] = [new Int32Array(rows).fill(-1), new Float32Array(rows)];
+      const drawn = new Int32Array(2 * rows);
+      const [ids, logprobs] = [drawn.subarray(0, rows).fill(-1), new Float32Array(drawn.buffer, 4 * rows)];
       const [values, site, positions, topK] = [
         floats(logits),
         ints(draws.site),
@@ -84,7 +85,7 @@ export function createCpuWithSlots(options: CpuOptions & { delay?: () => number 
         const scale = 1 / (sampling.temperature || 1);
         logprobs[row] = logprobOf(values[from + ids[row]], rowStatistics(values, from, vocabulary, scale), scale);
       }
-      return { ids: backend.upload("i32", ids), logprobs: backend.upload("f32", logprobs) };
+      return backend.upload("i32", drawn);
     },
 
     advanceSlots(drawn, { lengths, table, pageSize }, { tokens, positions, rows, remaining, stops }) {
@@ -112,7 +113,7 @@ export function createCpuWithSlots(options: CpuOptions & { delay?: () => number 
         const { sampleLogits } = kernels;
         backend.fused.sampleLogits = (logits, draws) => {
           const drawn = sampleLogits(logits, draws);
-          made.push(drawn.ids, drawn.logprobs);
+          made.push(drawn);
           return drawn;
         };
         try {

@@ -6,6 +6,7 @@ import {
   normSwiglu,
   qkNorm,
   qkvToCache,
+  readDrawn,
   rmsNorm,
   rope,
   type Shape,
@@ -95,4 +96,11 @@ test("a backend may have the last step of qkvToCache alone: it gets the projecti
   const projection = qkNorm(linear(rmsNorm(x, norm, EPS), weight), headNorms.q, headNorms.k, rotation, EPS);
   t.deepEqual(await values(y), await values(projection.neg()));
   t.true(cache.storage.version > version);
+});
+
+test("readDrawn takes tokens and log-probabilities out of one array", async (t) => {
+  const logprobs = Float32Array.of(-0.25, 0, -17.5);
+  const drawn = [7, -1, 151_935, ...new Int32Array(logprobs.buffer)];
+  const read = await readDrawn(tensor(drawn, { backend: createCpu(), dtype: "i32", shape: [2, 3] }));
+  t.deepEqual(read, { ids: Int32Array.of(7, -1, 151_935), logprobs });
 });

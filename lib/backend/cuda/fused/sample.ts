@@ -38,9 +38,9 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
       const [rows, vocabulary] = logits.shape;
       const PART = partDrawn(rows, vocabulary, device.multiprocessors);
       const [chunks, parts] = [Math.ceil(vocabulary / COLUMNS), Math.ceil(vocabulary / PART)];
-      const [ids, logprobs] = [empty("i32", rows, "drawn tokens"), empty("f32", rows, "drawn tokens")];
+      const drawn = empty("i32", 2 * rows, "drawn tokens");
+      const ids = at({ storage: drawn, offset: 0, shape: [] });
       const [x, asked] = [at(logits), pack(draws)];
-      const out = (storage: typeof ids) => at({ storage, offset: 0, shape: [] });
       const run = (
         entry: string,
         signature: string,
@@ -72,10 +72,10 @@ export function sampleKernels({ device, empty }: CudaContext): Pick<FusedKernels
           const counted = [x, asked, pieces, ...histograms, vocabulary, chunks, part, round];
           run("sample_count", "psppppiiii", counted, [Math.ceil(vocabulary / part), rows], 256);
         }
-        const drawing = [x, asked, pieces, known, best, out(ids), out(logprobs), vocabulary, chunks];
+        const drawing = [x, asked, pieces, known, best, ids, ids + 4 * rows, vocabulary, chunks];
         run("sample_draw", "pspppppii", drawing, [parts, rows], 256);
       });
-      return { ids, logprobs };
+      return drawn;
     },
 
     advanceSlots(drawn, { table, lengths, pageSize }, { tokens, positions, rows, remaining, stops }) {

@@ -6,10 +6,12 @@ export const MOST_SEVERAL = 64;
 export const X_ROWS = 8;
 /** Rows of x that a warpgroup multiplies. */
 const WARPGROUP_ROWS = 64;
-/** Blocks of a cluster that every device can have. */
-const MOST_CLUSTER = 8;
+/** Blocks with fewer tiles of weights share x among as many as there are groups of X_ROWS, others among two. */
+const SHARING_TILES = 6;
+/** Share of the multiprocessors that clusters of four and eight blocks find room on: 120 of 132. */
+const PLACES_OF_CLUSTERS = 0.9;
 /** Bytes of a stage that are worth its barriers. */
-const STAGE_BYTES = 20 * 1024;
+const STAGE_BYTES = 24 * 1024;
 
 /** How a kernel of kernels/severalRowsHopper.cu is compiled and launched. */
 export type SeveralDivision = ReturnType<typeof divideSeveral>;
@@ -30,7 +32,7 @@ export interface SeveralProduct {
 export function divideSeveral(
   { rows, outputs, width, halves }: SeveralProduct,
   TILES: number,
-  CLUSTER = clusterOf(roundedRows(rows), TILES),
+  CLUSTER: number,
   BOXES = boxesOf(roundedRows(rows), TILES, width),
   inFlight = inFlightOf(roundedRows(rows), TILES, width),
 ) {
@@ -48,21 +50,20 @@ export function divideSeveral(
   };
 }
 
-/** Divides a product so that blocks run in full waves. */
+/** Divides a product so that blocks run in full waves. Measured on an H200, as is all here. */
 export function divideSeveralRows(product: SeveralProduct, multiprocessors: number): SeveralDivision {
-  const each = product.outputs / 16 / multiprocessors;
+  const ROWS = roundedRows(product.rows);
+  const tiles = product.outputs / 16;
+  const wide = ROWS >= 32 && Math.ceil(tiles / multiprocessors) < SHARING_TILES;
+  // Large clusters leave processors idle, a part of the device having no room for another.
+  const places = wide ? Math.floor(multiprocessors * PLACES_OF_CLUSTERS) : multiprocessors;
+  const each = tiles / places;
   const waves = Math.ceil(Math.ceil(each) / MOST_TILES);
-  return divideSeveral(product, Math.ceil(each / waves));
+  return divideSeveral(product, Math.ceil(each / waves), wide ? ROWS / X_ROWS : 2);
 }
 
 function roundedRows(rows: number): number {
   return [16, 32, 64].find((most) => rows <= most)!;
-}
-
-/** Blocks that share x: so many that each brings less of it than a quarter of its weights, as far as groups of rows go. */
-function clusterOf(rows: number, tiles: number): number {
-  const groups = rows / X_ROWS;
-  return [1, 2, 4, 8].find((blocks) => blocks === Math.min(groups, MOST_CLUSTER) || (4 * rows) / blocks <= 16 * tiles)!;
 }
 
 function boxesOf(rows: number, tiles: number, width: number): number {

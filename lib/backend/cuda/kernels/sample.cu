@@ -145,11 +145,12 @@ sample_chunks(const float *logits, Draws draws, float *parts, Row *known, u64 *m
   if (is_last_of_row(row)) merge_chunks(draws, parts + (i64)row * chunks * 3, known, chunks);
 }
 
-// Adds a part of `part` columns to the histogram of a round; pieces are the chunks'. Then makes the round's cut. Grid (parts, rows).
+// Adds a part of `part` columns to the histogram of a round; pieces are the chunks'. Then makes the round's cut. A
+// mass is 2^32 high + low. Grid (parts, rows).
 extern "C" __global__ void __launch_bounds__(COUNTING, 6)
 sample_count(const float *logits, Draws draws, const float *pieces, Row *known, u64 *masses, u32 *counts, int vocabulary, int chunks,
              int part, int round) {
-  __shared__ u32 high[BINS], low[BINS], count[BINS]; // a mass is 2^32 high + low
+  __shared__ u32 high[BINS], low[BINS], count[BINS];
   wait_for_kernel_before();
   let_kernel_after_begin();
   const int row = blockIdx.y;

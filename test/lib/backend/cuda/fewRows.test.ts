@@ -184,7 +184,8 @@ test("blocks of several rows of all sizes keep to what a multiprocessor has, at 
       for (const rows of [16, 32, 64]) {
         for (const halves of [1, 2] as const) {
           const product = { rows, outputs: 1024, width, halves };
-          fitsSeveral(t, `${width}`, divideSeveral(product, tiles), product);
+          for (const cluster of [2, rows / 8])
+            fitsSeveral(t, `${width}`, divideSeveral(product, tiles, cluster), product);
         }
       }
     }

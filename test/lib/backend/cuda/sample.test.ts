@@ -4,9 +4,9 @@
  * with these seeds none of these is drawn.
  */
 import type { ExecutionContext } from "ava";
-import { type Backend, sampleLogits, seedKey, tensor } from "../../../../lib/index.js";
+import { type Backend, readDrawn, sampleLogits, seedKey, tensor } from "../../../../lib/index.js";
 import { createCpuWithSlots } from "../../../models/slotKernels.js";
-import { normals, values } from "../../support.js";
+import { normals } from "../../support.js";
 import { cudaTest, openCuda } from "./support.js";
 
 interface Request {
@@ -35,19 +35,17 @@ async function draw(
   const column = (dtype: "f32" | "i32", of: (request: Request, row: number) => number) =>
     tensor(asked.map(of), { backend, dtype });
   const site = asked.flatMap((_, row) => [3, row, 65536 * (row % 5) + 2]);
-  const { ids, logprobs } = sampleLogits(
-    tensor(logits, { backend, dtype: "f32", shape: [rows, logits.length / rows] }),
-    {
-      temperature: column("f32", ({ temperature = 1 }) => temperature),
-      topP: column("f32", ({ topP = 1 }) => topP),
-      minP: column("f32", ({ minP = 0 }) => minP),
-      topK: column("i32", ({ topK = 0 }) => topK),
-      site: tensor(site, { backend, dtype: "i32", shape: [rows, 3] }),
-      positions: column("i32", ({ position }, row) => position ?? 1 + (row % 700)),
-      key: seedKey(41),
-    },
-  );
-  return { ids: await values(ids), logprobs: await values(logprobs) };
+  const drawn = sampleLogits(tensor(logits, { backend, dtype: "f32", shape: [rows, logits.length / rows] }), {
+    temperature: column("f32", ({ temperature = 1 }) => temperature),
+    topP: column("f32", ({ topP = 1 }) => topP),
+    minP: column("f32", ({ minP = 0 }) => minP),
+    topK: column("i32", ({ topK = 0 }) => topK),
+    site: tensor(site, { backend, dtype: "i32", shape: [rows, 3] }),
+    positions: column("i32", ({ position }, row) => position ?? 1 + (row % 700)),
+    key: seedKey(41),
+  });
+  const { ids, logprobs } = await readDrawn(drawn);
+  return { ids: [...ids], logprobs: [...logprobs] };
 }
 
 async function sameAsHost(t: ExecutionContext, logits: Float32Array, rows: number, requests: readonly Request[]) {
