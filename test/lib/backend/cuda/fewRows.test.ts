@@ -36,7 +36,7 @@ import { normSwigluComposed } from "../../../../lib/ops/normSwiglu.js";
 import { qkvToCacheComposed } from "../../../../lib/ops/qkvToCache.js";
 import { sizeOf } from "../../../../lib/shape.js";
 import { normals, values } from "../../support.js";
-import { cudaTest, openCuda } from "./support.js";
+import { cudaTest, firstDifference, openCuda } from "./support.js";
 
 /** Hidden size, size of the MLP, query and key heads, dimensions of a head. */
 const published: Record<string, readonly [hidden: number, mlp: number, heads: number, kvHeads: number, dim: number]> = {
@@ -307,7 +307,7 @@ cudaTest(
         const whole = await product(MANY, terms);
         for (const rows of rowCounts) {
           const few = await product(rows, terms);
-          t.is(different(few, whole), -1, `${rows} of ${MANY} rows, ${outputs} × ${width}, ${terms}`);
+          t.is(firstDifference(few, whole), -1, `${rows} of ${MANY} rows, ${outputs} × ${width}, ${terms}`);
         }
       }
     }
@@ -335,7 +335,7 @@ cudaTest("normSwiglu: a few rows have the bits of the composed form, widths of o
     const whole = await values(arena.run(() => normSwigluComposed(x, norm, 1e-6, weight)));
     for (const rows of rowCounts) {
       const few = await values(arena.run(() => normSwiglu(x.slice(0, 0, rows), norm, 1e-6, weight)));
-      t.is(different(few, whole), -1, `${rows} of ${MANY} rows, ${half} × ${width}`);
+      t.is(firstDifference(few, whole), -1, `${rows} of ${MANY} rows, ${half} × ${width}`);
     }
   }
 });
@@ -382,12 +382,12 @@ cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads o
       for (const rows of rowCounts) {
         const label = `${rows} rows, ${heads}:${kvHeads} heads of ${headDim}, width ${width}`;
         const [own, ownCache] = await Promise.all(run(qkvToCache, rows).map(values));
-        t.is(different(own, queries), -1, `queries of ${label}`);
+        t.is(firstDifference(own, queries), -1, `queries of ${label}`);
         // Rows of the cache that later tokens have are empty here.
         const columns = 2 * kvHeads * headDim;
         const expected = [...cache];
         for (const place of places.slice(rows)) expected.fill(0, place * columns, (place + 1) * columns);
-        t.is(different(ownCache, expected), -1, `cache of ${label}`);
+        t.is(firstDifference(ownCache, expected), -1, `cache of ${label}`);
       }
     }
   }
@@ -425,7 +425,7 @@ cudaTest(
             [wrong, whole],
             [unsteady, first],
           ] as const) {
-            const at = different(few, expected);
+            const at = firstDifference(few, expected);
             if (at >= 0) found.push([time, at]);
           }
         }
@@ -471,15 +471,14 @@ cudaTest(
           const [actual, expected] = [run(qkvToCache), run(qkvToCacheComposed)];
           for (const [i, what] of ["queries", "cache"].entries()) {
             const [a, b] = [await values(actual[i]), await values(expected[i])];
-            t.is(different(a, b), -1, `${what} of ${tokens} rows, ${heads}:${kvHeads} heads of ${headDim}, ${dtype}`);
+            t.is(
+              firstDifference(a, b),
+              -1,
+              `${what} of ${tokens} rows, ${heads}:${kvHeads} heads of ${headDim}, ${dtype}`,
+            );
           }
         }
       }
     }
   },
 );
-
-/** Where `few` differs first from the start of `whole`, else −1. */
-function different(few: readonly number[], whole: readonly number[]): number {
-  return few.findIndex((value, i) => !Object.is(value, whole[i]));
-}

@@ -31,7 +31,7 @@ import {
   swigluCase,
 } from "../../fusedCases.js";
 import { composed, kernels, largest, normals, relativeGap } from "../../support.js";
-import { cpu, cudaTest, openCuda, poison } from "./support.js";
+import { cpu, cudaTest, firstDifference, openCuda, poison } from "./support.js";
 
 /*
  * Expected values are those of the composed twins in f64 on the cpu backend, and for the long sequences, where these would
@@ -277,7 +277,7 @@ for (const [heads, kvHeads, headDim] of [
   cudaTest(
     `pagedAttention, ${heads}:${kvHeads} heads of ${headDim}: few rows of many keys, in chunks that are merged, have the bits of a prefill`,
     async (t) => {
-      const lengths = [5125, 5121, 1030, 4100, 300];
+      const lengths = [5125, 1030, 4100, 300];
       const shape = [lengths.reduce((a, b) => a + b), (heads + 2 * kvHeads) * headDim];
       const x = tensor(normals(6, shape[0] * shape[1]), { backend: await openCuda(), dtype: "bf16", shape });
       const run = (chunks: readonly number[]) =>
@@ -288,7 +288,7 @@ for (const [heads, kvHeads, headDim] of [
         [1022, 1, 1, 5, 1, 3062, 5, 1022, 1, 1, 5],
         [5114, 3, 5],
       ]) {
-        t.deepEqual(await run(chunks), whole, `rounds of ${chunks}`);
+        t.is(firstDifference(await run(chunks), whole), -1, `rounds of ${chunks}`);
       }
     },
   );
@@ -305,11 +305,8 @@ cudaTest("rmsNorm and swiglu: few rows have the bits of many", async (t) => {
       for (const rows of [1, 5, 64, 256, 300]) {
         for (const [i, few] of both(arena.run(() => x.slice(0, 700, 700 + rows))).entries()) {
           const expected = arena.run(() => many[i].slice(0, 700, 700 + rows));
-          t.deepEqual(
-            await few.data(),
-            await expected.data(),
-            `${["rmsNorm", "swiglu"][i]}, ${dtype}, ${rows} × ${width}`,
-          );
+          const what = `${["rmsNorm", "swiglu"][i]}, ${dtype}, ${rows} × ${width}`;
+          t.is(firstDifference(await few.data(), await expected.data()), -1, what);
         }
       }
     }

@@ -47,3 +47,9 @@ export function poison({ device }: CudaBackend): void {
 
 /** What expected values are computed with. */
 export const cpu: Backend = createCpu();
+
+/** Where `actual` differs first from the start of `expected`, else −1: deepEqual takes minutes over millions of elements. */
+export function firstDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  for (let i = 0; i < actual.length; i++) if (!Object.is(actual[i], expected[i])) return i;
+  return -1;
+}
