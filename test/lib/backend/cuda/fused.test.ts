@@ -196,11 +196,6 @@ for (const name of operations) {
   });
 }
 
-function firstDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  for (let i = 0; i < a.length; i++) if (!Object.is(a[i], b[i])) return i;
-  return -1;
-}
-
 cudaTest("attention: a sequence gives the same bits alone and among others", async (t) => {
   const cuda = await openCuda();
   const layout: HeadLayout = { heads: 4, kvHeads: 2, headDim: 64 };
