@@ -17,7 +17,7 @@ export function swigluKernels({ device, empty }: CudaContext): Pick<FusedKernels
       const fn = device.kernels.get("swiglu", "swiglu", `pp${letter}i`, defines(x, VEC, letter));
       device.launch(fn, [device.address(x), device.address({ storage: y, offset: 0, shape: [] }), packs, width], {
         grid: loopGrid(device, packs, 256),
-        block: 128,
+        block: 256,
         overlaps: "waits",
         bytes: 6 * rows * width,
       });

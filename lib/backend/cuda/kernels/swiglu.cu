@@ -14,32 +14,17 @@ typedef INDEX Index;
 
 typedef Pack<T, VEC> Packed;
 
-// x [rows, 2·width] → y [rows, width]. A block of 128 threads takes 256 packs at a time: those of a thread are all read before the first
-// is used, and blocks are small, so that multiprocessors end together.
-constexpr int TAKEN = 2;
-extern "C" __global__ void __launch_bounds__(128) swiglu(const T *x, T *y, Index packs, int width) {
+// x [rows, 2·width] → y [rows, width]
+extern "C" __global__ void __launch_bounds__(256) swiglu(const T *x, T *y, Index packs, int width) {
   wait_for_kernel_before();
   const Index per_row = width / VEC;
-  for (Index first = (Index)blockIdx.x * 128 * TAKEN + threadIdx.x; first < packs; first += (Index)gridDim.x * 128 * TAKEN) {
-    Packed g[TAKEN], up[TAKEN];
+  for (Index i = (Index)blockIdx.x * 256 + threadIdx.x; i < packs; i += (Index)gridDim.x * 256) {
+    const Index row = i / per_row;
+    const T *gate = x + (i64)row * 2 * width + (i - row * per_row) * VEC;
+    Packed g = *(const Packed *)gate, up = *(const Packed *)(gate + width), out;
 #pragma unroll
-    for (int k = 0; k < TAKEN; k++) {
-      const Index i = first + k * 128;
-      if (i >= packs) continue;
-      const Index row = i / per_row;
-      const T *gate = x + (i64)row * 2 * width + (i - row * per_row) * VEC;
-      g[k] = *(const Packed *)gate;
-      up[k] = *(const Packed *)(gate + width);
-    }
-#pragma unroll
-    for (int k = 0; k < TAKEN; k++) {
-      const Index i = first + k * 128;
-      if (i >= packs) continue;
-      Packed out;
-#pragma unroll
-      for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(gated(to_float(g[k].at[j]), to_float(up[k].at[j])));
-      *(Packed *)(y + (i64)i * VEC) = out;
-    }
+    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(gated(to_float(g.at[j]), to_float(up.at[j])));
+    *(Packed *)(y + (i64)i * VEC) = out;
   }
 }
 
