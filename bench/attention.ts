@@ -69,5 +69,5 @@ sequence.dispose();
 backend.close();
 if (bench.peers) {
   const spec = { heads, kvHeads, headDim, lengths, tokens, repeats: bench.repeats };
-  runPeer("attention", spec, bench.roof);
+  await runPeer("attention", spec, bench.roof);
 }

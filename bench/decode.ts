@@ -87,7 +87,7 @@ if (bench.peers) {
     kvHeads,
     headDim,
   } = config;
-  runPeer(
+  await runPeer(
     "decode",
     {
       ...{ vocab, hidden, intermediate, layers, heads, kvHeads, headDim, tied: config.tieWordEmbeddings, salt: SALT },

@@ -55,4 +55,4 @@ for (const [name, n, k, times] of shapes) {
 printRows([...rows, { label: `all of a step, ${tokens} tokens`, ms: whole, flops: work }], bench.roof);
 sequence.dispose();
 backend.close();
-if (bench.peers) runPeer("gemm", { shapes, tokens, repeats: bench.repeats }, bench.roof);
+if (bench.peers) await runPeer("gemm", { shapes, tokens, repeats: bench.repeats }, bench.roof);

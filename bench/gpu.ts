@@ -1,8 +1,10 @@
 /*
  * What the GPU benchmarks share: the shapes of Qwen2.5, opening a device, times, roofs, tables, and the peers in Python.
  */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import type { CudaBackend } from "../lib/backend/cuda/index.js";
 import { type Backend, type DType, openDevice, type Tensor, tensor, zeros } from "../lib/index.js";
@@ -199,27 +201,34 @@ const python = process.env.PYTHON ?? "python3";
 let torch: boolean | undefined;
 
 /**
- * Runs `bench/peers/NAME.py` with a JSON argument and prints its rows, which come as one JSON array a line, below ours.
+ * Runs `bench/peers/NAME.py` with a JSON argument and prints its rows as they come, one JSON array a line, below ours.
  * Says so and goes on where Python has no torch.
  */
-export function runPeer(name: string, spec: unknown, roof: Roof | undefined): Row[] {
+export async function runPeer(name: string, spec: unknown, roof: Roof | undefined): Promise<Row[]> {
   torch ??= spawnSync(python, ["-c", "import torch; assert torch.cuda.is_available()"]).status === 0;
   if (!torch) {
     console.log(`peer ${name}: skipped, ${python} has no torch with a GPU`);
     return [];
   }
   const script = join(root, "bench", "peers", `${name}.py`);
-  const { status, stdout, stderr } = spawnSync(python, [script, JSON.stringify(spec)], {
-    encoding: "utf8",
-    maxBuffer: 2 ** 26,
+  const peer = spawn(python, [script, JSON.stringify(spec)], {
+    stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1" },
   });
-  const rows = stdout
-    .split("\n")
-    .filter((line) => line.startsWith("["))
-    .flatMap((line) => JSON.parse(line) as Row[]);
-  printRows(rows, roof);
-  if (status !== 0) console.log(`peer ${name}: ended with ${status}\n${stderr.split("\n").slice(-6).join("\n")}`);
+  const ended = once(peer, "close");
+  let complaints = "";
+  peer.stderr.setEncoding("utf8").on("data", (text: string) => {
+    complaints = (complaints + text).slice(-10_000);
+  });
+  const rows: Row[] = [];
+  for await (const line of createInterface({ input: peer.stdout })) {
+    if (!line.startsWith("[")) continue;
+    const more = JSON.parse(line) as Row[];
+    printRows(more, roof);
+    rows.push(...more);
+  }
+  const [status] = await ended;
+  if (status !== 0) console.log(`peer ${name}: ended with ${status}\n${complaints.split("\n").slice(-6).join("\n")}`);
   return rows;
 }
 

@@ -62,7 +62,7 @@ arena.dispose();
 hidden.grad?.dispose();
 weight.grad?.dispose();
 backend.close();
-if (bench.peers) runPeer("logprob", { tokens, d, vocabulary: vocabSize, repeats: bench.repeats }, bench.roof);
+if (bench.peers) await runPeer("logprob", { tokens, d, vocabulary: vocabSize, repeats: bench.repeats }, bench.roof);
 
 function share(ratio: number): string {
   return `${(100 * ratio).toFixed(0)} % of the product`;

@@ -48,5 +48,5 @@ f32.dispose();
 backend.close();
 if (bench.peers) {
   const shapes = parameterSpecs(config).map(({ shape }) => shape);
-  runPeer("optimizer", { shapes, repeats: bench.repeats }, bench.roof);
+  await runPeer("optimizer", { shapes, repeats: bench.repeats }, bench.roof);
 }

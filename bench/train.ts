@@ -104,7 +104,7 @@ if (bench.peers) {
     ...{ heads, kvHeads: config.kvHeads, headDim, tied: config.tieWordEmbeddings, salt: SALT, sequences, length },
     ...{ repeats: bench.repeats, recompute: model.recompute, compile: flags.compile === true },
   };
-  for (const { label, loss, norm: peerNorm } of runPeer("train", spec, bench.roof) as (Row & {
+  for (const { label, loss, norm: peerNorm } of (await runPeer("train", spec, bench.roof)) as (Row & {
     loss?: number;
     norm?: number;
   })[]) {

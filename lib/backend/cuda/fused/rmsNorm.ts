@@ -40,9 +40,10 @@ export function normalize(
   const y = empty(x.storage.dtype, rows * width, "rmsNorm");
   const rstd = empty("f32", rows, "rmsNorm statistics");
   const shared = division(device, { width, threads: 32, most: 16 }, x, weight);
-  // Few rows each get a multiprocessor of their own.
-  const ROWS = shared.THREADS === 32 && rows > 2 * device.multiprocessors ? 4 : 1;
-  const fn = device.kernels.get("rmsNorm", "rms_norm", "ppppiif", { ...shared, ROWS });
+  // Few rows each get a multiprocessor of their own, and its registers.
+  const many = rows > 2 * device.multiprocessors;
+  const ROWS = shared.THREADS === 32 && many ? 4 : 1;
+  const fn = device.kernels.get("rmsNorm", "rms_norm", "ppppiif", { ...shared, ROWS, EARLY: many ? 0 : 1 });
   const [from, norm, to, statistics] = [
     device.address(x),
     device.address(weight),

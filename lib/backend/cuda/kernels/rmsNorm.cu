@@ -10,6 +10,9 @@
 #define ROWS 1
 #define PACKS 1
 #endif
+#ifndef EARLY // whether the weight is read along with x
+#define EARLY 1
+#endif
 
 typedef DTYPE T;
 
@@ -26,18 +29,21 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, fl
   if (ROWS > 1 && row >= rows) return;
   x += row * width;
   y += row * width;
-  // The weight is read along with x: behind a store to y, for all the compiler knows, each of its packs would wait for the last.
-  Packed held[PACKS], weights[PACKS];
+  // Early, the weight is read along with x: behind a store to y, for all the compiler knows, each of its packs waits for the last. That
+  // takes registers which many rows have better use for.
+  Packed held[PACKS], weights[EARLY ? PACKS : 1];
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
     const int at = (p * THREADS + thread) * VEC;
     if (at < width) held[p] = *(const Packed *)(x + at);
   }
+#if EARLY
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
     const int at = (p * THREADS + thread) * VEC;
     if (at < width) weights[p] = *(const Packed *)(weight + at);
   }
+#endif
   float sum = 0;
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
@@ -54,9 +60,10 @@ rms_norm(const T *x, const T *weight, T *y, float *rstd, int rows, int width, fl
   for (int p = 0; p < PACKS; p++) {
     const int at = (p * THREADS + thread) * VEC;
     if (at >= width) continue;
+    const Packed own = EARLY ? weights[EARLY ? p : 0] : *(const Packed *)(weight + at);
     Packed out;
 #pragma unroll
-    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(scaled(to_float(held[p].at[j]), scale, to_float(weights[p].at[j])));
+    for (int j = 0; j < VEC; j++) out.at[j] = from_float<T>(scaled(to_float(held[p].at[j]), scale, to_float(own.at[j])));
     *(Packed *)(y + at) = out;
   }
 }
