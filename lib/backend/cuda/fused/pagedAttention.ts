@@ -89,42 +89,41 @@ export function pagedAttentionKernel(
     const { mma, rows, block, shared, scales, kernel } = variant;
     const [first, second, third] = [0, plan.whole, plan.whole + plan.chunks].map((item) => at.items + 32 * item);
     const from = [device.address(x), device.address(cache), at.pages, at.pageSize];
-    const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
-    device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", (partial) => {
-      const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps?: Launch["overlaps"]) =>
-        device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes, overlaps });
-      if (!mma) {
-        const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
-        run(fn, [...from, first, heads, kvHeads, ...scales, whole(y), partial], plan.whole + plan.chunks, shared);
-      }
-      if (mma && plan.whole > 0) {
+    const shape = [heads, kvHeads, ...scales];
+    const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps?: Launch["overlaps"]) =>
+      device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes, overlaps });
+
+    const plain = (partial: number) => {
+      const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
+      run(fn, [...from, first, ...shape, whole(y), partial], plan.whole + plan.chunks, shared);
+      if (plan.merges === 0) return;
+      const merge = kernel("pagedAttention", "paged_plain_merge", "ppiip");
+      run(merge, [partial, third, heads, kvHeads, whole(y)], plan.merges);
+    };
+
+    const tensorCores = (partial: number) => {
+      if (plan.whole > 0) {
         const fn = kernel("pagedAttention", "paged_mma", "pppipiiffp", shared, { STAGES: 2 });
-        run(fn, [...from, first, heads, kvHeads, ...scales, whole(y)], plan.whole, shared);
+        run(fn, [...from, first, ...shape, whole(y)], plan.whole, shared);
       }
-      let chunks: ReturnType<typeof hopperChunks>;
-      if (mma && plan.chunks > 0) {
-        const work = { x: from[0], cache, pages: at.pages, pageSize: at.pageSize, items: second, count: plan.chunks };
-        const { chunksOfEach } = plan;
-        chunks = hopperChunks(device, variant, layout, { ...work, chunksOfEach, y: whole(y), partial });
-      }
-      if (mma && plan.chunks > 0 && chunks === undefined) {
-        const STAGES = plan.chunks * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
+      if (plan.chunks === 0) return;
+      const { chunks: count, chunksOfEach } = plan;
+      const work = { x: from[0], cache, pages: at.pages, pageSize: at.pageSize, items: second, count, chunksOfEach };
+      const results = hopperChunks(device, variant, layout, { ...work, y: whole(y), partial });
+      if (results === undefined) {
+        const STAGES = count * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
-        run(fn, [...from, second, heads, kvHeads, ...scales, whole(y), partial], plan.chunks, bytes, "reads ahead");
+        run(fn, [...from, second, ...shape, whole(y), partial], count, bytes, "reads ahead");
       }
-      if (plan.merges > 0 && chunks !== "merged") {
-        const fn = mma
-          ? kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 })
-          : kernel("pagedAttention", "paged_plain_merge", "ppiip");
-        const args = [partial, third, heads, kvHeads, ...(mma ? scales : []), whole(y)];
-        if (!mma) run(fn, args, plan.merges);
-        else {
-          const grid = [plan.merges, kvHeads, FEW_ROWS / 4] as const;
-          device.launch(fn, args, { grid, block: 128, overlaps: "reads ahead" });
-        }
-      }
-    });
+      if (plan.merges === 0 || results === "merged") return;
+      const merge = kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 });
+      const grid = [plan.merges, kvHeads, FEW_ROWS / 4] as const;
+      device.launch(merge, [partial, third, ...shape, whole(y)], { grid, block, overlaps: "reads ahead" });
+    };
+
+    const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
+    device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", mma ? tensorCores : plain);
   };
 
   return {
