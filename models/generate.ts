@@ -1,5 +1,6 @@
 import type { Sampling } from "../lib/index.js";
 import { KvCache } from "./kvCache.js";
+import { defaultPageSize } from "./openCache.js";
 import type { Qwen } from "./qwen.js";
 import type { Completion } from "./request.js";
 import { Sampler } from "./sampler.js";
@@ -27,7 +28,7 @@ export async function generate(
   prompts: readonly (readonly number[])[],
   options: GenerateOptions,
 ): Promise<Completion[]> {
-  const { maxTokens, temperature = 1, topK, topP, minP, seed = 0, pageSize = 16 } = options;
+  const { maxTokens, temperature = 1, topK, topP, minP, seed = 0, pageSize = defaultPageSize(model) } = options;
   const stopIds = new Set(options.stopIds ?? model.config.eosTokenIds);
   const contents = prompts.map((prompt) => withoutPadding(model, prompt));
   const pages = contents.reduce((sum, prompt) => sum + Math.ceil((prompt.length + maxTokens) / pageSize), 0);

@@ -93,7 +93,7 @@ export class Qwen {
     return linear(activated, this.#of(i, "mlp.down_proj.weight"), { residual: mixed });
   }
 
-  /** The same, with the past in a cache: five kernels for a few tokens, nine for more. */
+  /** The same, with the past in a cache: on cuda five kernels for up to 8 tokens, eight for up to 64. */
   #cachedLayer(
     i: number,
     x: Tensor,

@@ -88,6 +88,10 @@ export class Sampler {
       throw new Error(`generate: ${tokens.length} tokens and maxTokens ${maxTokens}; it needs at least one of each`);
     }
     checkSampling(request);
+    const { sample, turn } = request.site;
+    if (!(sample < 2 ** 16 && turn < 2 ** 16)) {
+      throw new Error(`generate: sample ${sample}, turn ${turn}; both must be < 65536`);
+    }
     this.#check("generate", request, maxTokens);
     return this.#enqueue(request, request);
   }
@@ -210,7 +214,7 @@ export class Sampler {
     if (work.length === 0) return;
     const tokens = work.reduce((sum, { count }) => sum + count, 0);
     const draws = work.some(({ task }) => task.drawing && !task.usesSlot);
-    if (!draws && waitsForCompany(tokens, budget, decoding, this.#waits)) {
+    if (!draws && waitsForCompany(tokens, budget, this.#slots?.drawing ?? 0, this.#waits)) {
       this.#waits++;
       return;
     }

@@ -63,6 +63,11 @@ export class TaskSlots {
     return this.#seats.size;
   }
 
+  /** Tasks that may draw in steps to come. */
+  get drawing(): number {
+    return [...this.#seats.values()].filter(({ left }) => left > 0).length;
+  }
+
   has(task: Task): boolean {
     return this.#seats.has(task);
   }

@@ -40,7 +40,7 @@ export interface RolloutOptions {
   readonly maxTurnTokens: number;
   /** Most tokens of a conversation, prompt included. */
   readonly maxTokens: number;
-  /** Tokens a page of the KV cache holds. Default 16. */
+  /** Tokens a page of the KV cache holds. Default: models/openCache.ts. */
   readonly pageSize?: number;
   /** Most memory of the KV cache; idle conversations are evicted beyond it. Default 1. */
   readonly cacheGiB?: number;

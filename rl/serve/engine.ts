@@ -27,7 +27,7 @@ export interface EngineOptions {
   readonly maxBatch?: number;
   /** Most memory of the KV cache in GiB, though never less than one longest sequence takes. Default 1. */
   readonly cacheGiB?: number;
-  /** Tokens a page of the KV cache holds. Default 16. */
+  /** Tokens a page of the KV cache holds. Default: models/openCache.ts. */
   readonly pageSize?: number;
 }
 

@@ -1,5 +1,6 @@
 import koffi from "koffi";
 import type { DType } from "../../dtype.js";
+import { copyBytes } from "./copies.js";
 import type { CudaDevice } from "./device.js";
 import { CudaError, out64 } from "./driver.js";
 import type { Block } from "./heap.js";
@@ -288,7 +289,7 @@ export class CublasLt {
   #fastest(product: Product, desc: number, operands: Operands, form: string): Uint8Array | undefined {
     const { m, n, k, batch = 1 } = product;
     const rows = commonRows(product);
-    const key = `${form} ${[rows ?? sixteenth(m), sixteenth(n), sixteenth(k)]} ${batch}`;
+    const key = `${form} ${rows === undefined ? [m, n, k].map(sixteenth) : [rows, n, k]} ${batch}`;
     let algo = this.#tuned.get(key);
     if (!algo && !this.device.recording) {
       algo = this.#choose(product, desc, rows ?? m);
@@ -300,7 +301,6 @@ export class CublasLt {
   /** Tries algorithms on a product whose rows are repeated up to `rows`: what is chosen is for all that have no more. */
   #choose(product: Product, desc: number, rows: number): Uint8Array | undefined {
     const { m, n, k, dtype, resultDtype = dtype, batch = 1 } = product;
-    const { driver, stream } = this.device;
     const blocks: Block[] = [];
     const repeat = ({ address, pitch }: Matrix, columns: number, size: number): Matrix | undefined => {
       if (m === rows) return { address, pitch };
@@ -309,7 +309,7 @@ export class CublasLt {
       blocks.push(block);
       for (let row = 0; row < rows; row += m) {
         const bytes = ((Math.min(m, rows - row) - 1) * pitch + columns) * size;
-        driver.memcpyDtoD(block.address + row * pitch * size, address, bytes, stream);
+        copyBytes(this.device, block.address + row * pitch * size, address, bytes);
       }
       return { address: block.address, pitch };
     };

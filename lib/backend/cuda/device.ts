@@ -7,6 +7,7 @@ import { CUDA_ERROR_NOT_READY, CUDA_SUCCESS, CudaError, cudaDriver, type Driver,
 import { type Block, DeviceHeap } from "./heap.js";
 import { type Kernel, KernelLibrary } from "./kernels.js";
 import { OverlappingLaunch } from "./overlappingLaunch.js";
+import { type Overlap, Overlaps } from "./overlaps.js";
 import { type PinnedBuffer, PinnedMemory } from "./pinned.js";
 
 /** How a kernel is launched. */
@@ -17,13 +18,8 @@ export interface Launch {
   readonly block: number;
   /** Bytes of dynamic shared memory. */
   readonly shared?: number;
-  /**
-   * The kernel may begin while the one before it ends, for every block of it waits (griddepcontrol.wait), from sm_90 on:
-   * "waits" before it touches any memory; "leads" does so too, and writes nothing that kernels read ahead; "reads ahead"
-   * reads weights, old keys and plans before it waits, and writes none: it begins early only behind one of these last two,
-   * so that what it reads was there before.
-   */
-  readonly overlaps?: "waits" | "leads" | "reads ahead";
+  /** Whether the kernel may begin while the one before it ends; default: no. */
+  readonly overlaps?: Overlap;
   /** Bytes moved and operations done, for `DEBUG=2`. */
   readonly bytes?: number;
   readonly flops?: number;
@@ -95,8 +91,8 @@ export class CudaDevice {
   #peakBytes = 0;
   /** Kernels launched so far. */
   launches = 0;
-  /** What the last kernel, if it is the last thing enqueued, promises to one that reads ahead. */
-  #keepsReadAhead = false;
+  /** To be told of what is enqueued past `launch` and `timed`. */
+  readonly overlaps = new Overlaps();
   /** Memory that was given back while work was being recorded (graph.ts): the recording still uses it. */
   #recorded: Block[] | undefined;
 
@@ -184,6 +180,7 @@ export class CudaDevice {
   whileRecording(enqueue: () => void): Block[] {
     const blocks: Block[] = [];
     this.#recorded = blocks;
+    this.overlaps.other();
     try {
       enqueue();
     } catch (error) {
@@ -192,6 +189,7 @@ export class CudaDevice {
       throw error;
     }
     this.#recorded = undefined;
+    this.overlaps.other();
     return blocks;
   }
 
@@ -218,10 +216,8 @@ export class CudaDevice {
     const { driver, stream } = this;
     const elapsed = this.#timer();
     const shared = launch.shared ?? 0;
-    const ready = launch.overlaps === "reads ahead" ? this.#keepsReadAhead : launch.overlaps !== undefined;
-    const overlaps = ready && this.capability >= 90;
-    this.#keepsReadAhead = launch.overlaps === "leads" || launch.overlaps === "reads ahead";
-    const status = overlaps
+    const isEarly = this.overlaps.next(launch.overlaps) && this.capability >= 90;
+    const status = isEarly
       ? driver.launchKernelEx(
           this.#overlapping.with(x, y, z, launch.block, shared, stream),
           kernel.handle,
@@ -248,7 +244,7 @@ export class CudaDevice {
   timed(name: string, work: Pick<Launch, "bytes" | "flops">, enqueue: () => void): void {
     const elapsed = this.#timer();
     enqueue();
-    this.#keepsReadAhead = false;
+    this.overlaps.other();
     this.ran(name);
     if (elapsed) printTime(name, elapsed(), work);
   }
@@ -262,7 +258,7 @@ export class CudaDevice {
 
   /** Enqueues a copy of host data to a device address; the data may be overwritten at once. */
   copyIn(address: number, data: TypedArray): void {
-    this.#keepsReadAhead = false;
+    this.overlaps.other();
     if (data.byteLength === 0) return;
     if (data.byteLength > STAGED_BYTES) {
       this.driver.memcpyHtoD(address, data, data.byteLength, this.stream);

@@ -3,6 +3,7 @@ import { broadcastStrides, type Shape, sizeOf } from "../../shape.js";
 import type { ArrayRef, Backend, BinaryOp, Storage, UnaryOp } from "../backend.js";
 import { mergeAxes } from "./axes.js";
 import type { CudaContext } from "./context.js";
+import { copyBytes, fillElements } from "./copies.js";
 import { BLOCK, elementwiseSource, type Kind } from "./elementwiseSource.js";
 import { loopGrid } from "./launch.js";
 
@@ -54,7 +55,7 @@ export function elementwiseOperations(context: CudaContext): Elementwise {
       if (x.storage.dtype !== dtype) return elementwise(context, "a", [x], x.shape, dtype, `to_${dtype}`);
       const y = empty(dtype, sizeOf(x.shape), "cast");
       const bytes = y.size * dtypes[dtype].bytes;
-      if (bytes > 0) device.driver.memcpyDtoD(device.address(whole(y)), device.address(x), bytes, device.stream);
+      if (bytes > 0) copyBytes(device, device.address(whole(y)), device.address(x), bytes);
       return y;
     },
     unary: (op, x) => elementwise(context, unaryExpressions[op], [x], x.shape, x.storage.dtype, op),
@@ -91,13 +92,9 @@ export function elementwise(
 export function filled({ device, empty }: CudaContext, dtype: DType, size: number, value: number, label: string) {
   const storage = empty(dtype, size, label);
   if (size === 0) return storage;
-  const { driver, stream } = device;
-  const bytes = new Uint8Array(encode([value], dtype).buffer);
-  const view = new DataView(bytes.buffer);
-  const at = device.address(whole(storage));
-  if (bytes.length === 1) driver.memsetD8(at, bytes[0], size, stream);
-  else if (bytes.length === 2) driver.memsetD16(at, view.getUint16(0, true), size, stream);
-  else driver.memsetD32(at, view.getUint32(0, true), size, stream);
+  const encoded = new Uint8Array(encode([value], dtype).buffer);
+  const bits = encoded.reduceRight((rest, byte) => rest * 256 + byte, 0);
+  fillElements(device, device.address(whole(storage)), bits, { bytes: encoded.length, count: size });
   return storage;
 }
 

@@ -36,6 +36,7 @@ export function captureGraph(device: CudaDevice, enqueue: () => void): Recording
     return {
       launch() {
         driver.graphLaunch(executable, stream);
+        device.overlaps.other();
         device.ran("recorded work");
       },
       // What is under way goes on to its end (cuGraphExecDestroy), before whatever its memory is used for next.

@@ -3,6 +3,7 @@ import { type Shape, sizeOf } from "../../shape.js";
 import type { ArrayRef, Backend, Storage } from "../backend.js";
 import { mergeAxes, stridesOf, wordBytes, words } from "./axes.js";
 import type { CudaContext } from "./context.js";
+import { clearBytes, copyBytes } from "./copies.js";
 import { loopGrid } from "./launch.js";
 
 type Movement = Pick<Backend, "permute" | "slice" | "concat" | "pick" | "unpick" | "assign">;
@@ -19,7 +20,6 @@ const SMALLEST_SIDE = 16;
 
 export function movementOperations(context: CudaContext): Movement {
   const { device, empty } = context;
-  const { driver, stream } = device;
   const addressOf = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
   const bytesOf = (x: ArrayRef) => dtypes[x.storage.dtype].bytes as 1 | 2 | 4;
   const single = (entry: "pick" | "unpick", x: ArrayRef, index: ArrayRef, y: Storage, columns: number): Storage => {
@@ -66,12 +66,12 @@ export function movementOperations(context: CudaContext): Movement {
     pick: (x, index) => single("pick", x, index, empty(x.storage.dtype, sizeOf(index.shape), "pick"), x.shape[1]),
     unpick(x, index, columns) {
       const y = empty(x.storage.dtype, sizeOf(index.shape) * columns, "unpick");
-      if (y.size > 0) driver.memsetD8(addressOf(y), 0, y.size * bytesOf(x), stream);
+      if (y.size > 0) clearBytes(device, addressOf(y), y.size * bytesOf(x));
       return single("unpick", x, index, y, columns);
     },
     assign(target, source) {
       const bytes = sizeOf(target.shape) * bytesOf(target);
-      if (bytes > 0) driver.memcpyDtoD(device.address(target), device.address(source), bytes, stream);
+      if (bytes > 0) copyBytes(device, device.address(target), device.address(source), bytes);
     },
   };
 }
@@ -84,7 +84,7 @@ function copy({ device }: CudaContext, bytes: number, shape: Shape, from: Side, 
   const merged = mergeAxes([...shape, bytes], [inBytes(from), inBytes(to)]);
   const together = merged.strides.every((strides) => strides.at(-1) === 1);
   if (merged.shape.length === 0 || (together && merged.shape.length === 1)) {
-    device.driver.memcpyDtoD(to.address, from.address, size, device.stream);
+    copyBytes(device, to.address, from.address, size);
     return;
   }
   // What lies together on both sides is cut into words; all other axes are walked.

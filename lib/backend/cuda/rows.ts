@@ -3,6 +3,7 @@ import { sizeOf } from "../../shape.js";
 import type { ArrayRef, Backend, FusedKernels, Storage } from "../backend.js";
 import { wordBytes, words } from "./axes.js";
 import type { CudaContext } from "./context.js";
+import { clearBytes } from "./copies.js";
 import { cType, loopGrid, packWidth } from "./launch.js";
 
 type Rows = Pick<Backend, "gatherRows" | "scatterRows" | "setRows"> & Pick<FusedKernels, "scatterRowsWide">;
@@ -13,7 +14,6 @@ const PACKS = 2;
 
 /** Rows of a matrix by index. An index outside the matrix stops the program. */
 export function rowOperations({ device, empty }: CudaContext): Rows {
-  const { driver, stream } = device;
   const whole = (storage: Storage, shape: readonly number[]): ArrayRef => ({ storage, offset: 0, shape });
   const bytesOf = (x: ArrayRef) => dtypes[x.storage.dtype].bytes;
 
@@ -60,7 +60,7 @@ export function rowOperations({ device, empty }: CudaContext): Rows {
   const scatterInto = (dtype: DType, x: ArrayRef, index: ArrayRef, rows: number): Storage => {
     const columns = x.shape[1];
     const y = whole(empty(dtype, rows * columns, "scatterRows"), [rows, columns]);
-    if (y.storage.size > 0) driver.memsetD8(device.address(y), 0, y.storage.size * bytesOf(y), stream);
+    if (y.storage.size > 0) clearBytes(device, device.address(y), y.storage.size * bytesOf(y));
     scatter(x, index, y, false);
     return y.storage;
   };

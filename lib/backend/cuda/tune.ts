@@ -1,4 +1,5 @@
 import { cacheFile, readCached, store } from "./cache.js";
+import { clearBytes } from "./copies.js";
 import type { CudaDevice } from "./device.js";
 
 /** Choices that were made on this kind of device with this version of a library, in this run or an earlier one. */
@@ -79,9 +80,8 @@ export function fastest(
   try {
     const [expected, actual, counts] = blocks;
     if (!expected || !actual || !counts) return undefined;
-    const { driver, stream } = device;
-    driver.memsetD8(counts.address, 0, 4 * candidates, stream);
-    driver.memsetD8(actual.address, 0, bytes, stream);
+    clearBytes(device, counts.address, 4 * candidates);
+    clearBytes(device, actual.address, bytes);
     const compare = device.kernels.get("compare", "count_differences", "pplp");
     const all = Array.from({ length: candidates }, (_, i) => i);
     // The first is compared with zeros.

@@ -1,9 +1,17 @@
 import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
+import { rangeOf } from "../overlaps.js";
 import { dividePlain, divideQkv, divideSwiglu, MOST_FEW } from "./fewRowsDivision.js";
 import type { RopeTables } from "./rope.js";
-import { boxes, multiplySeveral, type ProductAddresses, severalRowsKernels } from "./severalRows.js";
+import {
+  boxes,
+  costs,
+  multiplySeveral,
+  type ProductAddresses,
+  productOverlap,
+  severalRowsKernels,
+} from "./severalRows.js";
 import { MOST_SEVERAL } from "./severalRowsDivision.js";
 
 /** Up to this width kernels/rmsNorm.cu gives a row 32 threads, whose order of additions kernels/fewRowsHopper.cu has too. */
@@ -49,7 +57,7 @@ export function multiplyFew(device: CudaDevice, addresses: ProductAddresses, spe
   const fn = device.kernels.get("fewRowsHopper", "few_rows_plain", "sspppiii", defines, launch.shared);
   const weights = boxes(device, w, n, k, 16 * defines.TILES, defines);
   const args = [weights, boxes(device, x, m, k, MOST_FEW, defines), bias, residual, y, m, n, k];
-  device.launch(fn, args, { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
+  device.launch(fn, args, { ...launch, ...costs(spec), overlaps: productOverlap(addresses, spec) });
 }
 
 export function fewRowsKernels(
@@ -78,7 +86,8 @@ export function fewRowsKernels(
       const fn = device.kernels.get("fewRowsHopper", "few_rows_swiglu", "sppfpiii", defines, launch.shared);
       const weights = boxes(device, at(weight), outputs, width, 8 * defines.TILES, defines);
       const args = [weights, at(x), at(norm), eps, whole(y), rows, half, width];
-      device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
+      const overlaps = { writes: [rangeOf(device, y)], ahead: [rangeOf(device, weight), rangeOf(device, norm)] };
+      device.launch(fn, args, { ...launch, ...costs({ m: rows, n: outputs, k: width }), overlaps });
       return y;
     },
 
@@ -91,8 +100,8 @@ export function fewRowsKernels(
       if (rows > MOST_FEW) return several.qkvToCache(x, weights, placement, rotation, cache);
       if (!normed(x, norm) || headDim % 16 !== 0) return undefined;
       const { defines, ...launch } = divideQkv(outputs, width, headDim, device.multiprocessors);
-      const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");
       const { cos, sin, positions: known } = tableFor(rotation);
+      const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");
       const fn = device.kernels.get(
         "fewRowsHopper",
         "few_rows_qkv",
@@ -103,7 +112,9 @@ export function fewRowsKernels(
       const weightBoxes = boxes(device, at(weight), outputs, width, 8 * defines.TILES, defines);
       const sources = [weightBoxes, at(x), at(norm), eps, bias ? at(bias) : 0, at(positions), cos, sin, known];
       const args = [...sources, at(places), whole(y), at(cache), cache.shape[0], rows, heads, kvHeads, width];
-      device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
+      const writes = [rangeOf(device, y), rangeOf(device, cache)];
+      const ahead = [rangeOf(device, weight), rangeOf(device, norm)];
+      device.launch(fn, args, { ...launch, ...costs({ m: rows, n: outputs, k: width }), overlaps: { writes, ahead } });
       return y;
     },
   };

@@ -14,7 +14,9 @@ export const ROW_BYTES = 2 * BOX;
 /** Rows of weights that a warpgroup multiplies. */
 const WARPGROUP_ROWS = 64;
 export const ALIGNMENT = 1024;
-/** Room for the kernel's barriers. */
+/** Of a ring: two barriers each. */
+const MOST_STAGES = 64;
+/** Room for them. */
 export const BARRIERS = 1024;
 
 /** How a kernel of kernels/fewRowsHopper.cu is compiled and launched. */
@@ -33,13 +35,12 @@ export function divide(outputs: number, width: number, norm: boolean, TILES: num
   const past = ROW_BYTES * ((halves * BOXES - 1) * half + WARPGROUP_ROWS * warpgroups) - stage;
   const rest = Math.max(past, norm ? 2 * MOST_FEW * width : 0) + ALIGNMENT;
   const inFlight = 2 * 16 * TILES * width > LONG ? BLOCK_SHARED - BARRIERS - rest : IN_FLIGHT[norm ? "norm" : "plain"];
-  const STAGES = Math.min(width / BOX / BOXES, Math.floor(inFlight / stage));
+  const STAGES = Math.min(width / BOX / BOXES, Math.floor(inFlight / stage), MOST_STAGES);
   return {
     defines: { TILES, BOXES, STAGES, NORM: norm ? 1 : 0, PACKS: norm ? Math.ceil(width / 256) : 1 },
     grid: [Math.ceil(outputs / 16 / TILES)] as const,
     block: 128 * warpgroups + 32,
     shared: STAGES * stage + rest,
-    overlaps: "reads ahead" as const,
   };
 }
 

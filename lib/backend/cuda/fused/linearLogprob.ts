@@ -1,6 +1,7 @@
 import { dtypes } from "../../../dtype.js";
 import type { ArrayRef, FusedKernels, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
+import { clearBytes } from "../copies.js";
 import type { Matrix } from "../cublaslt.js";
 import { cType } from "../launch.js";
 import { linearLogprobHopper, type Range } from "./linearLogprobHopper.js";
@@ -109,7 +110,7 @@ export function linearLogprobKernels(context: CudaContext): LogprobKernels {
       const dHidden = empty(dtype, tokens * width, "linearLogprob gradient");
       const dWeight = into?.storage ?? empty("f32", vocabulary * width, "gradient of the head");
       const dWeightAt = into ? device.address(into) : whole(dWeight);
-      if (tokens === 0 && !into) device.driver.memsetD32(dWeightAt, 0, vocabulary * width, device.stream);
+      if (tokens === 0 && !into) clearBytes(device, dWeightAt, 4 * vocabulary * width);
       const most = Math.min(PASS.rows, tokens);
       const pitch = Math.min(PASS.columns, Math.ceil(vocabulary / 8) * 8);
       device.withScratch(bytes * most * pitch, "linearLogprob gradient of logits", (dzAt) =>

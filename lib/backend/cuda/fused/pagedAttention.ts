@@ -2,6 +2,7 @@ import type { ArrayRef, FusedKernels, HeadLayout, PagedContext, Storage } from "
 import type { CudaContext } from "../context.js";
 import type { Launch } from "../device.js";
 import type { Kernel } from "../kernels.js";
+import { type Overlap, rangeOf } from "../overlaps.js";
 import type { WorkLists } from "../workList.js";
 import { type AttentionVariant, attentionVariants, type Item, variantShape } from "./attentionPlain.js";
 import { hopperChunks } from "./pagedAttentionHopper.js";
@@ -93,6 +94,16 @@ export function pagedAttentionKernel(
     const run = (fn: Kernel, args: readonly number[], items: number, bytes = 0, overlaps?: Launch["overlaps"]) =>
       device.launch(fn, args, { grid: [items, kvHeads], block, shared: bytes, overlaps });
 
+    const scratchBytes = plan.slots * 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
+    // Before their turn chunks read what the plan says, and keys that are there for long.
+    const overlaps = (partial: number): Overlap => ({
+      writes: [rangeOf(device, y), { address: partial, bytes: scratchBytes }],
+      ahead: [
+        { address: at.items, bytes: 32 * (plan.whole + plan.chunks + plan.merges) },
+        { address: at.pages, bytes: 4 },
+      ],
+    });
+
     const plain = (partial: number) => {
       const fn = kernel("pagedAttention", "paged_plain", "pppipiifpp", shared);
       run(fn, [...from, first, ...shape, whole(y), partial], plan.whole + plan.chunks, shared);
@@ -109,21 +120,25 @@ export function pagedAttentionKernel(
       if (plan.chunks === 0) return;
       const { chunks: count, chunksOfEach } = plan;
       const work = { x: from[0], cache, pages: at.pages, pageSize: at.pageSize, items: second, count, chunksOfEach };
-      const results = hopperChunks(device, variant, layout, { ...work, y: whole(y), partial });
+      const results = hopperChunks(device, variant, layout, {
+        ...work,
+        y: whole(y),
+        partial,
+        overlaps: overlaps(partial),
+      });
       if (results === undefined) {
         const STAGES = count * kvHeads <= device.multiprocessors && DEEP.has(device.capability) ? 4 : 2;
         const bytes = chunkBytes(headDim, STAGES);
         const fn = kernel("pagedAttention", "paged_mma_chunk", "pppipiiffpp", bytes, { STAGES });
-        run(fn, [...from, second, ...shape, whole(y), partial], count, bytes, "reads ahead");
+        run(fn, [...from, second, ...shape, whole(y), partial], count, bytes, overlaps(partial));
       }
       if (plan.merges === 0 || results === "merged") return;
       const merge = kernel("pagedAttention", "paged_mma_merge", "ppiiffp", 0, { STAGES: 2 });
       const grid = [plan.merges, kvHeads, FEW_ROWS / 4] as const;
-      device.launch(merge, [partial, third, ...shape, whole(y)], { grid, block, overlaps: "reads ahead" });
+      device.launch(merge, [partial, third, ...shape, whole(y)], { grid, block, overlaps: overlaps(partial) });
     };
 
-    const slotBytes = 4 * kvHeads * (mma ? FEW_ROWS : rows) * (headDim + 2);
-    device.withScratch(plan.slots * slotBytes, "pagedAttention scratch", mma ? tensorCores : plain);
+    device.withScratch(scratchBytes, "pagedAttention scratch", mma ? tensorCores : plain);
   };
 
   return {

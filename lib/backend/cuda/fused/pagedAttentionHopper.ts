@@ -1,5 +1,6 @@
 import type { ArrayRef, HeadLayout } from "../../backend.js";
 import type { CudaDevice } from "../device.js";
+import type { Overlap } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import type { AttentionVariant } from "./attentionPlain.js";
 
@@ -39,6 +40,7 @@ export interface Chunks {
   readonly chunksOfEach?: number;
   readonly y: number;
   readonly partial: number;
+  readonly overlaps: Overlap;
 }
 
 /**
@@ -49,10 +51,10 @@ export function hopperChunks(
   device: CudaDevice,
   { mma, scales, kernel }: AttentionVariant,
   { heads, kvHeads, headDim }: HeadLayout,
-  { cache, pageSize, count, chunksOfEach, ...at }: Chunks,
+  { cache, pageSize, count, chunksOfEach, overlaps, ...at }: Chunks,
 ): "apart" | "merged" | undefined {
   const rows = boxRows(pageSize);
-  if (!mma || device.capability !== 90 || rows === undefined) return undefined;
+  if (!mma || device.capability !== 90 || rows === undefined || device.address(cache) % 16 !== 0) return undefined;
   const [cacheRows, columns] = cache.shape;
   const map = (boxColumns: 64 | 32 | 16) =>
     tensorMap(device.driver, {
@@ -69,14 +71,14 @@ export function hopperChunks(
       grid: [CLUSTER * count, kvHeads] as const,
       block: 128,
       shared: cluster,
-      overlaps: "reads ahead" as const,
+      overlaps,
     };
     const maps = [map(64), map(headDim === 128 ? 32 : 16)];
     device.launch(fn, [at.x, ...maps, at.pages, pageSize, at.items, count / CHUNKS, ...rest], launch);
     return CHUNKS === 2 ? "merged" : "apart";
   }
   const fn = kernel("pagedAttentionStream", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
-  const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps: "reads ahead" as const };
+  const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps };
   device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, ...rest], launch);
   return "apart";
 }

@@ -1,8 +1,10 @@
 import { sizeOf } from "../../../shape.js";
 import type { ArrayRef, FusedKernels, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
-import type { CudaDevice, Launch } from "../device.js";
+import { copyBytes } from "../copies.js";
+import type { CudaDevice } from "../device.js";
 import { cType, packWidth } from "../launch.js";
+import { rangeOf } from "../overlaps.js";
 
 /** Rows whose weight gradient one block sums: fixed, so that the order of addition is. */
 const CHUNK = 16;
@@ -27,13 +29,13 @@ function division(
   return { DTYPE, VEC, THREADS, PACKS: Math.ceil(packs / THREADS) };
 }
 
-/** The kernel of rmsNorm; it "leads" only where the next one reads nothing of its results ahead. */
+/** The kernel of rmsNorm; where it leads, the next one may read ahead what this one does not write. */
 export function normalize(
   { device, empty }: CudaContext,
   x: ArrayRef,
   weight: ArrayRef,
   eps: number,
-  { overlaps }: Pick<Launch, "overlaps">,
+  { leads = false } = {},
 ): { readonly y: Storage; readonly rstd: Storage } {
   const width = weight.shape[0];
   const rows = sizeOf(x.shape) / Math.max(1, width);
@@ -53,7 +55,7 @@ export function normalize(
   device.launch(fn, [from, norm, to, statistics, rows, width, eps], {
     grid: [Math.ceil(rows / ROWS)],
     block: shared.THREADS * ROWS,
-    overlaps,
+    overlaps: leads ? { writes: [rangeOf(device, y), rangeOf(device, rstd)], ahead: [] } : "waits",
     bytes: 4 * rows * width,
   });
   return { y, rstd };
@@ -73,7 +75,7 @@ export function rmsNormKernels(context: CudaContext): RmsNormKernels {
   const at = (storage: Storage) => whole(device, storage);
 
   return {
-    rmsNorm: (x, weight, eps) => normalize(context, x, weight, eps, { overlaps: "waits" }),
+    rmsNorm: (x, weight, eps) => normalize(context, x, weight, eps),
 
     rmsNormBackward(dy, x, weight, rstd, residual) {
       const width = weight.shape[0];
@@ -128,7 +130,7 @@ export function rmsNormKernels(context: CudaContext): RmsNormKernels {
         const half = (i: number) => {
           const out = empty(x.storage.dtype, headDim, "qkNorm gradient");
           const bytes = headDim * (x.storage.dtype === "f32" ? 4 : 2);
-          device.driver.memcpyDtoD(at(out), at(both) + i * bytes, bytes, device.stream);
+          copyBytes(device, at(out), at(both) + i * bytes, bytes);
           return out;
         };
         const [dq, dk] = [half(0), half(1)];

@@ -3,6 +3,7 @@ import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
 import type { Defines, Kernel } from "../kernels.js";
 import { cType, indexLetter, indexType, loopGrid, packWidth } from "../launch.js";
+import { rangeOf } from "../overlaps.js";
 
 /** Cosines and sines of a rotation's angles on the device. */
 interface Table {
@@ -61,13 +62,13 @@ export function ropeKernels({ device, empty }: CudaContext, tableFor: RopeTables
     positions: ArrayRef,
     rotation: Rotation,
     rest: readonly number[],
-    ...others: readonly ArrayRef[]
+    cache?: ArrayRef,
   ): Storage => {
     const { heads, kvHeads, headDim } = rotation;
     const [tokens, width] = x.shape;
     const half = headDim / 2;
     const y = empty(x.storage.dtype, tokens * width, "rope");
-    const VEC = packWidth(device, half, x, ...others);
+    const VEC = packWidth(device, half, x, ...(cache ? [cache] : []));
     const all = heads + 2 * kvHeads;
     const items = tokens * Math.ceil(all / HEADS) * (half / VEC);
     const letter = indexLetter(items);
@@ -78,7 +79,7 @@ export function ropeKernels({ device, empty }: CudaContext, tableFor: RopeTables
     device.launch(fn, [...from, out, items, ...rest], {
       grid: loopGrid(device, items, 256),
       block: 256,
-      overlaps: "leads",
+      overlaps: { writes: [y, ...(cache ? [cache] : [])].map((written) => rangeOf(device, written)), ahead: [] },
       bytes: 4 * tokens * width,
     });
     return y;

@@ -1,6 +1,7 @@
 import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
-import type { CudaDevice } from "../device.js";
+import type { CudaDevice, Launch } from "../device.js";
+import { type Overlap, rangeOf } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import { BOX } from "./fewRowsDivision.js";
 import { normalize } from "./rmsNorm.js";
@@ -22,18 +23,26 @@ export function boxes(
   return tensorMap(driver, { address, rows, columns, boxRows, boxColumns: BOX, boxes: BOXES });
 }
 
+/** What a product of bf16 reads of its weights, and does. */
+export function costs({ m, n, k }: Pick<MatmulSpec, "m" | "n" | "k">): Pick<Launch, "bytes" | "flops"> {
+  return { bytes: 2 * n * k, flops: 2 * m * n * k };
+}
+
+/** What a product of bf16 writes, and reads before its turn. */
+export function productOverlap({ w, y }: ProductAddresses, { m, n, k }: MatmulSpec): Overlap {
+  return { writes: [{ address: y, bytes: 2 * m * n }], ahead: [{ address: w, bytes: 2 * n * k }] };
+}
+
 /** Enqueues y = x·wᵀ (+ bias) (+ residual) of up to 64 rows. */
-export function multiplySeveral(
-  device: CudaDevice,
-  { x, w, bias, residual, y }: ProductAddresses,
-  { m, n, k }: MatmulSpec,
-): void {
+export function multiplySeveral(device: CudaDevice, addresses: ProductAddresses, spec: MatmulSpec): void {
+  const { x, w, bias, residual, y } = addresses;
+  const { m, n, k } = spec;
   const product = { rows: m, outputs: n, width: k, halves: 1 } as const;
   const { defines, ...launch } = divideSeveralRows(product, device.multiprocessors);
   const fn = device.kernels.get("severalRowsHopper", "several_rows_plain", "sspppiii", defines, launch.shared);
   const weights = boxes(device, w, n, k, 16 * defines.TILES, defines);
   const args = [weights, boxes(device, x, m, k, X_ROWS, defines), bias, residual, y, m, n, k];
-  device.launch(fn, args, { ...launch, bytes: 2 * n * k, flops: 2 * m * n * k });
+  device.launch(fn, args, { ...launch, ...costs(spec), overlaps: productOverlap(addresses, spec) });
 }
 
 /** For up to 64 rows whose products kernels/severalRowsHopper.cu can take. */
@@ -46,7 +55,7 @@ export function severalRowsKernels(
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
   /** Runs `use` with the address of x normalized; the kernel after that reads nothing of it ahead. */
   const withNormal = (x: ArrayRef, norm: ArrayRef, eps: number, use: (normal: number) => void): void => {
-    const { y, rstd } = normalize(context, x, norm, eps, { overlaps: "leads" });
+    const { y, rstd } = normalize(context, x, norm, eps, { leads: true });
     use(whole(y));
     for (const used of [y, rstd]) used.backend.free(used);
   };
@@ -60,7 +69,8 @@ export function severalRowsKernels(
         const fn = device.kernels.get("severalRowsHopper", "several_rows_swiglu", "sspiii", defines, launch.shared);
         const weights = boxes(device, device.address(weight), outputs, width, 8 * defines.TILES, defines);
         const args = [weights, boxes(device, normal, rows, width, X_ROWS, defines), whole(y), rows, half, width];
-        device.launch(fn, args, { ...launch, bytes: 2 * outputs * width, flops: 2 * rows * outputs * width });
+        const overlaps = { writes: [rangeOf(device, y)], ahead: [rangeOf(device, weight)] };
+        device.launch(fn, args, { ...launch, ...costs({ m: rows, n: outputs, k: width }), overlaps });
       });
       return y;
     },

@@ -46,7 +46,6 @@ export function divideSeveral(
     grid: [Math.ceil(outputs / 16 / TILES / CLUSTER) * CLUSTER] as const,
     block: 160,
     shared: STAGES * stage + rest,
-    overlaps: "reads ahead" as const,
   };
 }
 

@@ -1,6 +1,7 @@
 import test from "ava";
 import type { CudaDevice } from "../../../../lib/backend/cuda/device.js";
 import { captureGraph } from "../../../../lib/backend/cuda/graph.js";
+import { Overlaps } from "../../../../lib/backend/cuda/overlaps.js";
 import { tensor } from "../../../../lib/index.js";
 import { values } from "../../support.js";
 import { cudaTest, openCuda } from "./support.js";
@@ -78,6 +79,7 @@ function noting(fails: (call: string) => void) {
       return ["block"];
     },
     giveBytes: (block: unknown) => note(`give ${block}`),
+    overlaps: new Overlaps(),
     ran: (name: string) => note(`ran ${name}`),
   };
   return { calls, device: device as unknown as CudaDevice };
