@@ -22,7 +22,7 @@ __device__ __forceinline__ void write_rows(bf16 *dx, const float (&o)[HEAD_DIM /
     if (at[half] < 0) continue;
 #pragma unroll
     for (int j = 0; j < HEAD_DIM / 8; j++)
-      *(u32 *)(dx + at[half] + 8 * j + threadIdx.x % 4 * 2) = pair_bf16(o[4 * j + 2 * half] * factor, o[4 * j + 2 * half + 1] * factor);
+      *(u32 *)(dx + at[half] + 8 * j + threadIdx.x % 4 * 2) = pack_bf16(o[4 * j + 2 * half] * factor, o[4 * j + 2 * half + 1] * factor);
   }
 }
 
@@ -30,7 +30,7 @@ __device__ __forceinline__ void write_rows(bf16 *dx, const float (&o)[HEAD_DIM /
 extern "C" __global__ void __launch_bounds__(128)
     attention_mma_dq(const bf16 *dy, const bf16 *x, const float *lse, const float *delta, const Item *items, int heads, int kvHeads,
                      float plain, float log2e, bf16 *dx) {
-  const u32 q = shared_address_of(dynamic_shared), g = q + TILE_BYTES, tiles = g + TILE_BYTES;
+  const u32 q = shared_address(dynamic_shared), g = q + TILE_BYTES, tiles = g + TILE_BYTES;
   const Item item = items[blockIdx.x];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = heads / kvHeads, head = blockIdx.y * group, last = last_position(item, SIDE, group);
@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int i = 0; i < SIDE / 2; i++) {
       const int half = i / 2 % 2, key = start + i / 4 * 8 + lane % 4 * 2 + i % 2;
-      s[i] = key <= position[half] ? fast_exp2(__fmaf_rn(s[i], log2e, -offset[half])) * (dp[i] - d[half]) : 0.f;
+      s[i] = key <= position[half] ? exp2_fast(__fmaf_rn(s[i], log2e, -offset[half])) * (dp[i] - d[half]) : 0.f;
     }
 #pragma unroll
     for (int i = 0; i < SIDE / 16; i++) mma_weigh(o, s + 8 * i, k, 16 * i);
@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     attention_mma_dkv(const bf16 *dy, const bf16 *x, const float *lse, const float *delta, const Item *items, int heads, int kvHeads,
                       float plain, float log2e, bf16 *dx) {
-  const u32 k = shared_address_of(dynamic_shared), v = k + TILE_BYTES, tiles = v + TILE_BYTES;
+  const u32 k = shared_address(dynamic_shared), v = k + TILE_BYTES, tiles = v + TILE_BYTES;
   float *statistics = (float *)((char *)dynamic_shared + 6 * TILE_BYTES); // per stage lse [64], delta [64]
   const Item item = items[blockIdx.x];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -141,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int i = 0; i < SIDE / 2; i++) {
       const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-      p[i] = start + column >= seen[i / 2 % 2] && start + column < flats ? fast_exp2(__fmaf_rn(p[i], log2e, -offset[column])) : 0.f;
+      p[i] = start + column >= seen[i / 2 % 2] && start + column < flats ? exp2_fast(__fmaf_rn(p[i], log2e, -offset[column])) : 0.f;
       ds[i] = p[i] * (ds[i] - d[column]);
     }
 #pragma unroll

@@ -292,7 +292,7 @@ template <int columns> __device__ __forceinline__ void mma_dots(float *d, u32 a,
 // o [16, HEAD_DIM] += p [16, 16] · v [16, HEAD_DIM], rows v0 on of v; p are two neighbouring accumulators' eight values.
 __device__ __forceinline__ void mma_weigh(float (&o)[HEAD_DIM / 2], const float *p, u32 v, int v0) {
   const int lane = threadIdx.x % 32;
-  const u32 left[4] = {pair_bf16(p[0], p[1]), pair_bf16(p[2], p[3]), pair_bf16(p[4], p[5]), pair_bf16(p[6], p[7])};
+  const u32 left[4] = {pack_bf16(p[0], p[1]), pack_bf16(p[2], p[3]), pack_bf16(p[4], p[5]), pack_bf16(p[6], p[7])};
 #pragma unroll
   for (int n = 0; n < HEAD_DIM / 16; n++) {
     u32 right[4];
@@ -324,7 +324,7 @@ __device__ __forceinline__ void mma_top(const float *s, float (&top)[2]) {
 
 // exp2((before - top) c), 1 where both are nothing.
 __device__ __forceinline__ float mma_ratio(float before, float top, Scale scale) {
-  return top == NOTHING ? 1.f : fast_exp2(__fmul_rn(__fsub_rn(before, top), scale.log2e));
+  return top == NOTHING ? 1.f : exp2_fast(__fmul_rn(__fsub_rn(before, top), scale.log2e));
 }
 
 // Scores of one row of the lane to probabilities relative to `top`; returns their sum over this lane's columns.
@@ -336,7 +336,7 @@ __device__ __forceinline__ float mma_exponentials(float *s, int half, float top,
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float &p = s[4 * j + 2 * half + e];
-      p = fast_exp2(__fmaf_rn(p, scale.log2e, -z));
+      p = exp2_fast(__fmaf_rn(p, scale.log2e, -z));
       u[e] = j == 0 ? p : __fadd_rn(u[e], p);
     }
   return __fadd_rn(u[0], u[1]);
@@ -356,14 +356,14 @@ __device__ __forceinline__ void mma_merge(float &M, float &L, float m, float l, 
   L = __fmaf_rn(L, a, __fmul_rn(l, b));
 }
 __device__ __forceinline__ float mma_lse(float M, float L, Scale scale) {
-  return __fmaf_rn(fast_log2(L), LN2, __fmul_rn(M, scale.plain));
+  return __fmaf_rn(log2_fast(L), LN2, __fmul_rn(M, scale.plain));
 }
 
 // Forward for one item of 64 flat rows and a key head by four warps. Shared memory: q [64], k [128], v [128] rows.
 template <typename Keys>
 __device__ __forceinline__ void mma_forward(const bf16 *x, const Keys &keys, const Item &item, int heads, int kvHeads, Scale scale,
                                             bf16 *y, float *lse) {
-  const u32 q = shared_address_of(dynamic_shared), k = q + 64 * HEAD_DIM * 2, v = k + KEYS * HEAD_DIM * 2;
+  const u32 q = shared_address(dynamic_shared), k = q + 64 * HEAD_DIM * 2, v = k + KEYS * HEAD_DIM * 2;
   const int group = heads / kvHeads, head = blockIdx.y * group, last = last_position(item, 64, group);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const i64 width = (i64)(heads + 2 * kvHeads) * HEAD_DIM;
@@ -456,7 +456,7 @@ __device__ __forceinline__ void mma_forward(const bf16 *x, const Keys &keys, con
 #pragma unroll
     for (int j = 0; j < HEAD_DIM / 8; j++)
       *(u32 *)(y + row * HEAD_DIM + 8 * j + lane % 4 * 2) =
-          pair_bf16(__fmul_rn(running[4 * j + 2 * half], inverse), __fmul_rn(running[4 * j + 2 * half + 1], inverse));
+          pack_bf16(__fmul_rn(running[4 * j + 2 * half], inverse), __fmul_rn(running[4 * j + 2 * half + 1], inverse));
     if (lse && lane % 4 == 0) lse[row] = mma_lse(M[half], L[half], scale);
   }
 }

@@ -196,8 +196,6 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
 #endif
 }
 
-__device__ __forceinline__ float rounded(float x) { return to_float(from_float<bf16>(x)); }
-
 #if !NORM
 // y = x·wᵀ (+ bias) (+ residual)
 extern "C" __global__ void __launch_bounds__(THREADS)

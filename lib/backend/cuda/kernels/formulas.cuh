@@ -20,3 +20,5 @@ __device__ __forceinline__ float rms_scale(float squares, int width, float eps) 
 }
 
 __device__ __forceinline__ float scaled(float x, float scale, float weight) { return __fmul_rn(__fmul_rn(x, scale), weight); }
+// Of a result that is kept in 16 bits before it is used.
+__device__ __forceinline__ float rounded(float x) { return to_float(from_float<bf16>(x)); }

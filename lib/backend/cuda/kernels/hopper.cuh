@@ -1,14 +1,12 @@
 // Thin wrappers around Hopper's own instructions (sm_90a): mbarrier, the bulk tensor copy engine (TMA), wgmma, register
 // redistribution. Addresses named `shared` are 32-bit addresses in the shared window.
 #pragma once
-#include "common.cuh"
+#include "instructions.cuh"
 
 // A CUtensorMap, passed by value: `const __grid_constant__ TensorMap`.
 struct alignas(64) TensorMap {
   u64 opaque[16];
 };
-
-__device__ __forceinline__ u32 shared_address(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
 // One barrier of 8 bytes; a phase ends after `count` arrivals and when all expected bytes have come.
 __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
@@ -152,23 +150,6 @@ template <int n> __device__ __forceinline__ void hold(float (&registers)[n]) {
 template <int n> __device__ __forceinline__ void hold(u32 (&registers)[n]) {
 #pragma unroll
   for (int i = 0; i < n; i++) asm volatile("" : "+r"(registers[i])::"memory");
-}
-
-// Two floats as bf16x2, the first in the low half.
-__device__ __forceinline__ u32 pack_bf16(float low, float high) {
-  u32 packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float log2_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // d [64, n] (+)= a [64, 16] b [16, n] by one warpgroup, asynchronously; without `accumulate` d is overwritten. With g = lane / 4

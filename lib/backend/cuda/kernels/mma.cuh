@@ -1,28 +1,11 @@
-// Tensor-core steps of a warp (mma.sync), asynchronous copies into shared memory, and the approximate exponential.
+// Tensor-core steps of a warp (mma.sync), and asynchronous copies into shared memory.
 #pragma once
-#include "common.cuh"
+#include "instructions.cuh"
 #include "overlap.cuh"
 
-__device__ __forceinline__ u32 shared_address_of(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 // Address of a unit of 16 bytes in a matrix whose rows have `units` of them; neighbouring rows lie in different banks.
 template <int units> __device__ __forceinline__ u32 unit_at(u32 shared, int row, int unit) {
   return shared + (row * units + (unit ^ row & 7)) * 16;
-}
-__device__ __forceinline__ float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float fast_log2(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-// The first in the low half.
-__device__ __forceinline__ u32 pair_bf16(float low, float high) {
-  u32 packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
 }
 __device__ __forceinline__ void ldmatrix(u32 (&r)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

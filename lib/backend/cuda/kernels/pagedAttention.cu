@@ -71,7 +71,7 @@ constexpr int S_AT = P_AT + FEW * CHUNK * 2, ROWS_AT = S_AT + FEW * 24 * 4;
 extern "C" __global__ void __launch_bounds__(128)
     paged_mma_chunk(const bf16 *x, const bf16 *cache, const int *pages, int pageSize, const Item *items, int heads, int kvHeads,
                     float plain, float log2e, bf16 *y, float *partial) {
-  const u32 q = shared_address_of(dynamic_shared), v = q + V_AT, p = q + P_AT;
+  const u32 q = shared_address(dynamic_shared), v = q + V_AT, p = q + P_AT;
   float(*tops)[4] = (float(*)[4])((char *)dynamic_shared + S_AT); // [row][tile]
   float(*alphas)[4] = tops + FEW;                                // [row][tile]
   float(*sums)[4][4] = (float(*)[4][4])(alphas + FEW);           // [row][tile][lane % 4]
@@ -165,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(128)
     sums[row][warp][t] = mma_exponentials(s, half, now, scale);
 #pragma unroll
     for (int j = 0; j < KEYS / 8; j++) {
-      const u32 at = unit_at<P_UNITS>(p, row, warp * (KEYS / 8) + j) + t * 4, pair = pair_bf16(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]);
+      const u32 at = unit_at<P_UNITS>(p, row, warp * (KEYS / 8) + j) + t * 4, pair = pack_bf16(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]);
       asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pair) : "memory");
     }
   }
@@ -218,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(128)
       const float inverse = __frcp_rn(l[half]);
 #pragma unroll
       for (int j = 0; j < OWN / 8; j++)
-        *(u32 *)(to + 8 * j) = pair_bf16(__fmul_rn(o[4 * j + 2 * half], inverse), __fmul_rn(o[4 * j + 2 * half + 1], inverse));
+        *(u32 *)(to + 8 * j) = pack_bf16(__fmul_rn(o[4 * j + 2 * half], inverse), __fmul_rn(o[4 * j + 2 * half + 1], inverse));
     } else {
       float *to = partial + (((i64)item.slot * kvHeads + blockIdx.y) * FEW + row) * (HEAD_DIM + 2);
 #pragma unroll
@@ -272,7 +272,7 @@ extern "C" __global__ void __launch_bounds__(128)
   const float inverse = __frcp_rn(l);
   bf16 *to = y + ((i64)(item.query + flat / group) * heads + blockIdx.y * group + flat % group) * HEAD_DIM + lane * 2 * PAIRS;
 #pragma unroll
-  for (int i = 0; i < PAIRS; i++) *(u32 *)(to + 2 * i) = pair_bf16(__fmul_rn(o[2 * i], inverse), __fmul_rn(o[2 * i + 1], inverse));
+  for (int i = 0; i < PAIRS; i++) *(u32 *)(to + 2 * i) = pack_bf16(__fmul_rn(o[2 * i], inverse), __fmul_rn(o[2 * i + 1], inverse));
 }
 #endif
 #endif

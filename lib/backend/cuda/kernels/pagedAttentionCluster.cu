@@ -150,8 +150,8 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float2 pair;
-        pair.x = fast_exp2(__fmaf_rn(s[4 * j + 2 * half], scale.log2e, -z));
-        pair.y = fast_exp2(__fmaf_rn(s[4 * j + 2 * half + 1], scale.log2e, -z));
+        pair.x = exp2_fast(__fmaf_rn(s[4 * j + 2 * half], scale.log2e, -z));
+        pair.y = exp2_fast(__fmaf_rn(s[4 * j + 2 * half + 1], scale.log2e, -z));
         *(float2 *)(staged + row * STAGED + warp * 32 + 8 * j + 2 * t) = pair;
         store_pair(p + rank * P_BYTES, row, warp * 4 + j, pair.x, pair.y);
       }

@@ -67,7 +67,7 @@ struct Work {
         bf16 *to = y + ((i64)(item.query + flat(half) / group) * heads + head + flat(half) % group) * HEAD_DIM + column + 2 * t;
 #pragma unroll
         for (int j = 0; j < columns / 8; j++)
-          *(u32 *)(to + 8 * j) = pair_bf16(__fmul_rn(o[4 * j + 2 * half], inverse), __fmul_rn(o[4 * j + 2 * half + 1], inverse));
+          *(u32 *)(to + 8 * j) = pack_bf16(__fmul_rn(o[4 * j + 2 * half], inverse), __fmul_rn(o[4 * j + 2 * half + 1], inverse));
       } else {
         float *to = partial + (((i64)item.slot * kvHeads + blockIdx.y) * FEW + flat(half) - item.flat) * (HEAD_DIM + 2);
 #pragma unroll
@@ -107,7 +107,7 @@ __device__ __forceinline__ void tile_totals(float (&l)[2], const float (&alphas)
 
 __device__ __forceinline__ void store_pair(u32 p, int row, int unit, float low, float high) {
   const u32 at = unit_at<P_UNITS>(p, row, unit) + threadIdx.x % 4 * 4;
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pair_bf16(low, high)) : "memory");
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pack_bf16(low, high)) : "memory");
 }
 
 __device__ __forceinline__ void store_zeros(u32 at) { asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(at), "r"(0) : "memory"); }

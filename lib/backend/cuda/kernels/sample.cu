@@ -12,12 +12,6 @@
 
 constexpr int COLUMNS = 256; // of a chunk
 
-__device__ __forceinline__ float log2_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Columns first to first + 3 of a row, NaN where there are none; first is a multiple of 4. `fours`: they can be read at once.
 __device__ __forceinline__ Pack<float> four_of(const float *row, int first, int vocabulary, bool fours) {
   Pack<float> x;

@@ -6,16 +6,10 @@
 // are whole numbers, 2^32 for the largest logit, so that the order in which they are added does not matter. The last cut gives the
 // smallest logit that is kept, which is all that the draw asks.
 #pragma once
-#include "common.cuh"
+#include "instructions.cuh"
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 #define INFINITE __int_as_float(0x7f800000)
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // What is asked of a row; all arrays [rows].
 struct Draws {

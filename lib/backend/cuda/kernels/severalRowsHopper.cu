@@ -142,8 +142,6 @@ __device__ __forceinline__ void several_rows(const TensorMap &w_map, const Tenso
 #endif
 }
 
-__device__ __forceinline__ float rounded(float x) { return to_float(from_float<bf16>(x)); }
-
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define LAUNCH_BOUNDS __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS)
 #else
