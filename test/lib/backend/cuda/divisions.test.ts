@@ -1,0 +1,239 @@
+/* How the kernels of few rows and of paged attention are cut into blocks: what a block asks for is there, and every output has one. */
+import test, { type ExecutionContext } from "ava";
+import {
+  BLOCK_SHARED,
+  type Division,
+  divide,
+  dividePlain,
+  divideQkv,
+  divideSwiglu,
+  MULTIPROCESSOR_SHARED,
+} from "../../../../lib/backend/cuda/fused/fewRowsDivision.js";
+import { chunkBytes, DEEP } from "../../../../lib/backend/cuda/fused/pagedAttention.js";
+import { boxRows, hopperBytes } from "../../../../lib/backend/cuda/fused/pagedAttentionHopper.js";
+import {
+  divideSeveral,
+  divideSeveralRows,
+  type SeveralDivision,
+  type SeveralProduct,
+} from "../../../../lib/backend/cuda/fused/severalRowsDivision.js";
+import { sharedMemoryLimits } from "../../../../lib/backend/cuda/kernels.js";
+
+/** Hidden size, size of the MLP, query and key heads, dimensions of a head. */
+const published: Record<string, readonly [hidden: number, mlp: number, heads: number, kvHeads: number, dim: number]> = {
+  "Qwen2.5 0.5B": [896, 4864, 14, 2, 64],
+  "Qwen2.5 1.5B": [1536, 8960, 12, 2, 128],
+  "Qwen2.5 3B": [2048, 11008, 16, 2, 128],
+  "Qwen2.5 7B": [3584, 18944, 28, 4, 128],
+  "Qwen2.5 14B": [5120, 13824, 40, 8, 128],
+  "Qwen2.5 32B": [5120, 27648, 40, 8, 128],
+  "Qwen2.5 72B": [8192, 29568, 64, 8, 128],
+  "Qwen3 0.6B": [1024, 3072, 16, 8, 128],
+  "Qwen3 1.7B": [2048, 6144, 16, 8, 128],
+  "Qwen3 4B": [2560, 9728, 32, 8, 128],
+  "Qwen3 8B": [4096, 12288, 32, 8, 128],
+  "Qwen3 14B": [5120, 17408, 40, 8, 128],
+  "Qwen3 32B": [5120, 25600, 64, 8, 128],
+};
+/** Of H100 SXM and PCIe, H20. */
+const multiprocessors = [132, 114, 78];
+/** Widest rows that are normalized by the kernel. */
+const WIDEST_NORM = 4096;
+/** Bytes of a row of a box of the copy engine, and rows of weights that a warpgroup reads at once. */
+const [ROW, WARPGROUP_ROWS] = [128, 64];
+
+/** Stages, what is read past their ends, normalized rows and barriers are inside a block's shared memory. */
+function fits(t: ExecutionContext, label: string, { defines, block, shared }: Division, width: number): void {
+  const { TILES, BOXES, STAGES, NORM } = defines;
+  const halves = NORM ? 2 : 1;
+  const half = (16 * TILES) / halves;
+  const warpgroups = Math.ceil(half / WARPGROUP_ROWS);
+  t.is(block, 128 * warpgroups + 32, label);
+
+  const stage = BOXES * ROW * (16 * TILES + (NORM ? 0 : 8));
+  // A stage begins at a multiple of 1024 bytes, which may be up to 1024 further on than the block's memory.
+  const usable = shared - 1024;
+  t.is(stage % 1024, 0, label);
+  t.true(STAGES * stage + (NORM ? 2 * 8 * width : 0) <= usable, `${label}: ${shared} bytes for stages and rows`);
+  const lastHalf = (STAGES - 1) * stage + (BOXES * halves - 1) * half * ROW;
+  t.true(lastHalf + warpgroups * WARPGROUP_ROWS * ROW <= usable, `${label}: ${shared} bytes for what is read`);
+  t.true(shared + 16 * STAGES <= BLOCK_SHARED, `${label}: ${shared} bytes`);
+
+  const steps = width / 64 / BOXES;
+  t.true(Number.isInteger(steps) && (STAGES === steps || (STAGES >= 2 && STAGES < steps)), label);
+}
+
+for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(published)) {
+  test(`${name}: blocks keep to what a multiprocessor has, and cover all outputs`, (t) => {
+    const qkv = (heads + 2 * kvHeads) * dim;
+    for (const count of multiprocessors) {
+      const cases: [what: string, division: Division, outputs: number, width: number][] = [];
+      for (const [what, outputs, width] of [
+        ["o_proj", hidden, heads * dim],
+        ["down_proj", hidden, mlp],
+        ["qkv_proj", qkv, hidden],
+        ["gate_up_proj", 2 * mlp, hidden],
+      ] as const) {
+        cases.push([what, dividePlain(outputs, width, count), outputs, width]);
+      }
+      if (hidden <= WIDEST_NORM) {
+        cases.push(["norm and qkv_proj", divideQkv(qkv, hidden, dim, count), qkv, hidden]);
+        cases.push(["norm and gate_up_proj", divideSwiglu(2 * mlp, hidden, count), 2 * mlp, hidden]);
+      }
+      for (const [what, division, outputs, width] of cases) {
+        const { defines, grid, block } = division;
+        const { TILES, PACKS, NORM } = defines;
+        const label = `${what} on ${count}: ${JSON.stringify(defines)}`;
+        fits(t, label, division, width);
+        t.true(block <= 1024 && grid[0] * TILES * 16 >= outputs && (grid[0] - 1) * TILES * 16 < outputs, label);
+        // A box of the copy engine has at most 256 rows.
+        t.true(16 * TILES <= 256, label);
+        if (NORM) t.true(PACKS * 256 >= width && (PACKS - 1) * 256 < width, label);
+        if (what === "norm and qkv_proj") t.is(dim % (16 * TILES), 0, `${label}: a block is of one head`);
+      }
+    }
+  });
+}
+
+test("Qwen2.5 3B: the products around attention find room beside it", (t) => {
+  const [hidden, , heads, kvHeads, dim] = published["Qwen2.5 3B"];
+  const taken = ({ shared, defines }: Division) => shared + 16 * defines.STAGES + 1024;
+  const attention = hopperBytes(dim).cluster + 3 * 1024;
+  for (const product of [
+    dividePlain(hidden, heads * dim, 132),
+    divideQkv((heads + 2 * kvHeads) * dim, hidden, dim, 132),
+  ]) {
+    t.true(taken(product) + attention <= MULTIPROCESSOR_SHARED, `${taken(product)} bytes`);
+  }
+});
+
+test("blocks of all sizes keep to what a multiprocessor has, at all widths", (t) => {
+  for (let tiles = 1; tiles <= 11; tiles++) {
+    for (let width = 256; width <= WIDEST_NORM; width += 64) {
+      for (const norm of [false, true]) {
+        const division = divide(1024, width, norm, tiles);
+        fits(t, `${norm} ${width}: ${JSON.stringify(division.defines)}`, division, width);
+      }
+    }
+  }
+});
+
+/** Stages and what is read past their ends are inside a block's shared memory; clusters share x evenly and divide the grid. */
+function fitsSeveral(t: ExecutionContext, what: string, division: SeveralDivision, product: SeveralProduct): void {
+  const { defines, grid, block, shared } = division;
+  const { ROWS, TILES, BOXES, STAGES, CLUSTER, HALVES } = defines;
+  const label = `${what}: ${JSON.stringify(defines)}`;
+  t.true([16, 32, 64].includes(ROWS) && ROWS >= product.rows && (ROWS === 16 || ROWS < 2 * product.rows), label);
+  t.true([1, 2, 4, 8].includes(CLUSTER) && (ROWS / CLUSTER) % 8 === 0 && grid[0] % CLUSTER === 0, label);
+  t.true(grid[0] * TILES * 16 >= product.outputs && (grid[0] - CLUSTER) * TILES * 16 < product.outputs, label);
+  t.is(HALVES, product.halves, label);
+  t.is(block, 160, label);
+
+  const stage = BOXES * ROW * (ROWS + 16 * TILES);
+  const usable = shared - 1024;
+  t.true(STAGES * stage <= usable, `${label}: ${shared} bytes for stages`);
+  // 64 rows of x of each box from the last stage's start on.
+  t.true((STAGES - 1) * stage + BOXES * ROW * 64 <= usable, `${label}: ${shared} bytes for what is read`);
+  t.true(shared + 16 * STAGES <= BLOCK_SHARED, `${label}: ${shared} bytes`);
+
+  const steps = product.width / 64 / BOXES;
+  t.true(Number.isInteger(steps) && (STAGES === steps || (STAGES >= 2 && STAGES < steps)), label);
+}
+
+for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(published)) {
+  test(`${name}: several rows, blocks keep to what a multiprocessor has, and cover all outputs in clusters`, (t) => {
+    for (const count of multiprocessors) {
+      for (const rows of [9, 16, 17, 32, 33, 64]) {
+        for (const [what, outputs, width, halves] of [
+          ["o_proj", hidden, heads * dim, 1],
+          ["down_proj", hidden, mlp, 1],
+          ["qkv_proj", (heads + 2 * kvHeads) * dim, hidden, 1],
+          ["gate_up_proj", 2 * mlp, hidden, 2],
+          ["head", 151_936, hidden, 1],
+        ] as const) {
+          const product = { rows, outputs, width, halves };
+          fitsSeveral(t, `${what} on ${count}`, divideSeveralRows(product, count), product);
+        }
+      }
+    }
+  });
+}
+
+test("blocks of several rows of all sizes keep to what a multiprocessor has, at all widths", (t) => {
+  for (let tiles = 1; tiles <= 11; tiles++) {
+    for (let width = 256; width <= WIDEST_NORM; width += 64) {
+      for (const rows of [16, 32, 64]) {
+        for (const halves of [1, 2] as const) {
+          const product = { rows, outputs: 1024, width, halves };
+          for (const cluster of [2, rows / 8])
+            fitsSeveral(t, `${width}`, divideSeveral(product, tiles, cluster), product);
+        }
+      }
+    }
+  }
+});
+
+test("heads of all sizes: a block's outputs are of one head", (t) => {
+  for (let dim = 16; dim <= 256; dim += 16) {
+    for (const [heads, kvHeads] of [
+      [1, 1],
+      [8, 1],
+      [64, 8],
+      [32, 32],
+    ]) {
+      const outputs = (heads + 2 * kvHeads) * dim;
+      const division = divideQkv(outputs, WIDEST_NORM, dim, 132);
+      const { defines, grid } = division;
+      t.is(dim % (16 * defines.TILES), 0, `${dim}`);
+      t.is(grid[0] * 16 * defines.TILES, outputs, `${dim}`);
+      fits(t, `${dim}`, division, WIDEST_NORM);
+    }
+  }
+});
+
+test("chunks of paged attention fit the smallest devices of each kind", (t) => {
+  for (const dim of [64, 128]) {
+    t.true(chunkBytes(dim, 4) <= 163 * 1024);
+    // Capability 86, 89 and 120.
+    t.true(chunkBytes(dim, 2) <= 99 * 1024);
+  }
+  t.false([86, 89, 120].some((capability) => DEEP.has(capability)));
+});
+
+test("chunks of paged attention on Hopper: two blocks find room on a multiprocessor; boxes lie in one page", (t) => {
+  for (const dim of [64, 128]) {
+    for (const bytes of Object.values(hopperBytes(dim))) t.true(2 * (bytes + 3 * 1024) <= MULTIPROCESSOR_SHARED);
+  }
+  for (const [pageSize, rows] of [
+    [64, 64],
+    [128, 64],
+    [96, 32],
+    [48, 16],
+    [24, 8],
+    [20, undefined],
+  ]) {
+    t.is(boxRows(pageSize!), rows);
+  }
+});
+
+test("a function keeps the most shared memory that it was allowed", (t) => {
+  const calls: unknown[][] = [];
+  const allow = sharedMemoryLimits({ funcSetAttribute: (...args: unknown[]) => calls.push(args) });
+  for (const [handle, bytes] of [
+    [1, 1000],
+    [1, 100_000],
+    [1, 60_000],
+    [2, 60_000],
+    [1, 120_000],
+  ]) {
+    allow(handle, bytes);
+  }
+  t.deepEqual(
+    calls.map(([handle, , bytes]) => [handle, bytes]),
+    [
+      [1, 100_000],
+      [2, 60_000],
+      [1, 120_000],
+    ],
+  );
+});
