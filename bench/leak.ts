@@ -8,8 +8,8 @@
  * Without the flags the figure is noise: V8's compiling threads have arenas that come and go by megabytes, and pages that
  * it keeps half empty do too. Part of `rss` is `code`, what V8 compiled, of which there is more until the last function
  * that steps call has been compiled; `native` is `rss` without V8's heap. With `hold` V8 compiles nothing more from the
- * first sample on, with node's `--no-opt` it makes no optimized code and
- * with `--jitless` no code at all (slow), which leaves what the program itself keeps.
+ * first sample on, with node's `--no-opt` it makes no optimized code and with `--jitless` no code at all (slow), which
+ * leaves what the program itself keeps.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -40,7 +40,8 @@ export class Overlaps {
     const written = this.#written;
     const isEarly =
       ahead.length === 0 || (written !== undefined && !ahead.some((a) => written.some((w) => meet(a, w))));
-    this.#written = [...(written ?? []), ...writes];
+    this.#written = written ?? [];
+    this.#written.push(...writes);
     return isEarly;
   }
 

@@ -67,9 +67,6 @@ __device__ __forceinline__ void bulk_load(u32 shared, const void *global, int by
                "r"(bytes), "r"(barrier)
                : "memory");
 }
-__device__ __forceinline__ void tma_prefetch_map(const TensorMap &map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
 // Between ordinary shared-memory stores and their reading by wgmma or TMA; each writing thread, before the barrier.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
