@@ -5,7 +5,7 @@ import { type Overlap, rangeOf } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import { BOX } from "./fewRowsDivision.js";
 import { normalize } from "./rmsNorm.js";
-import { type RopeTables, ropeKernels } from "./rope.js";
+import type { RopeTables } from "./rope.js";
 import { divideSeveralRows, X_ROWS } from "./severalRowsDivision.js";
 
 /** Addresses of a product's operands and of what is added, 0 for nothing. */
@@ -40,7 +40,7 @@ export function multiplySeveral(device: CudaDevice, addresses: ProductAddresses,
   const product = { rows: m, outputs: n, width: k, halves: 1 } as const;
   const { defines, ...launch } = divideSeveralRows(product, device.multiprocessors);
   const fn = device.kernels.get("severalRowsHopper", "several_rows_plain", "sspppiii", defines, launch.shared);
-  const weights = boxes(device, w, n, k, 16 * defines.TILES, defines);
+  const weights = boxes(device, w, n, k, defines.OUTPUTS, defines);
   const args = [weights, boxes(device, x, m, k, X_ROWS, defines), bias, residual, y, m, n, k];
   device.launch(fn, args, { ...launch, ...costs(spec), overlaps: productOverlap(addresses, spec) });
 }
@@ -51,7 +51,6 @@ export function severalRowsKernels(
   tableFor: RopeTables,
 ): { readonly [K in "normSwiglu" | "qkvToCache"]: (...args: Parameters<FusedKernels[K]>) => Storage } {
   const { device, empty } = context;
-  const { ropeToCache } = ropeKernels(context, tableFor);
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
   /** Runs `use` with the address of x normalized; the kernel after that reads nothing of it ahead. */
   const withNormal = (x: ArrayRef, norm: ArrayRef, eps: number, use: (normal: number) => void): void => {
@@ -67,7 +66,7 @@ export function severalRowsKernels(
       withNormal(x, norm, eps, (normal) => {
         const { defines, ...launch } = divideSeveralRows({ rows, outputs, width, halves: 2 }, device.multiprocessors);
         const fn = device.kernels.get("severalRowsHopper", "several_rows_swiglu", "sspiii", defines, launch.shared);
-        const weights = boxes(device, device.address(weight), outputs, width, 8 * defines.TILES, defines);
+        const weights = boxes(device, device.address(weight), outputs, width, defines.OUTPUTS, defines);
         const args = [weights, boxes(device, normal, rows, width, X_ROWS, defines), whole(y), rows, half, width];
         const overlaps = { writes: [rangeOf(device, y)], ahead: [rangeOf(device, weight)] };
         device.launch(fn, args, { ...launch, ...costs({ m: rows, n: outputs, k: width }), overlaps });
@@ -75,16 +74,25 @@ export function severalRowsKernels(
       return y;
     },
 
-    qkvToCache(x, { norm, eps, weight, bias }, placement, rotation, cache) {
-      const [[m, k], [n]] = [x.shape, weight.shape];
-      const qkv = empty(x.storage.dtype, m * n, "qkvToCache");
+    qkvToCache(x, { norm, eps, weight, bias }, { positions, rows: places }, rotation, cache) {
+      const [[rows, width], [outputs]] = [x.shape, weight.shape];
+      const { heads, kvHeads, headDim } = rotation;
+      const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");
+      const at = (array: ArrayRef) => device.address(array);
       withNormal(x, norm, eps, (normal) => {
-        const [w, added] = [weight, bias].map((array) => (array ? device.address(array) : 0));
-        const addresses = { x: normal, w, bias: added, residual: 0, y: whole(qkv) };
-        multiplySeveral(device, addresses, { batch: 1, m, n, k, transposeA: false, transposeB: true });
+        const product = { rows, outputs, width, halves: 2, apart: headDim / 2 } as const;
+        const { defines, ...launch } = divideSeveralRows(product, device.multiprocessors);
+        const all = { ...defines, HEAD_DIM: headDim };
+        const fn = device.kernels.get("severalRowsHopper", "several_rows_qkv", "ssppppipppiiiii", all, launch.shared);
+        const weights = boxes(device, at(weight), outputs, width, defines.OUTPUTS, defines);
+        const sources = [weights, boxes(device, normal, rows, width, X_ROWS, defines), bias ? at(bias) : 0];
+        const { cos, sin, positions: known } = tableFor(rotation);
+        const turned = [at(positions), cos, sin, known, at(places)];
+        const args = [...sources, ...turned, whole(y), at(cache), cache.shape[0], rows, heads, kvHeads, width];
+        const writes = [rangeOf(device, y), rangeOf(device, cache)];
+        const overlaps = { writes, ahead: [rangeOf(device, weight)] };
+        device.launch(fn, args, { ...launch, ...costs({ m: rows, n: outputs, k: width }), overlaps });
       });
-      const y = ropeToCache({ storage: qkv, offset: 0, shape: [m, n] }, placement, rotation, cache);
-      qkv.backend.free(qkv);
       return y;
     },
   };

@@ -132,6 +132,9 @@ __device__ __forceinline__ u64 descriptor(u32 shared, u32 slab = 16, u32 group =
   return (u64)((shared & 0x3ffff) >> 4) | (u64)(slab >> 4) << 16 | (u64)(group >> 4) << 32 | 1ull << 62;
 }
 
+// The descriptor of what lies `bytes` further on.
+__device__ __forceinline__ u64 moved(u64 descriptor, u32 bytes) { return descriptor >> 32 << 32 | (u32)descriptor + (bytes >> 4); }
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most `pending` groups are under way.

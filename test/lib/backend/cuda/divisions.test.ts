@@ -121,15 +121,21 @@ test("blocks of all sizes keep to what a multiprocessor has, at all widths", (t)
 /** Stages and what is read past their ends are inside a block's shared memory; clusters share x evenly and divide the grid. */
 function fitsSeveral(t: ExecutionContext, what: string, division: SeveralDivision, product: SeveralProduct): void {
   const { defines, grid, block, shared } = division;
-  const { ROWS, TILES, BOXES, STAGES, CLUSTER, HALVES } = defines;
+  const { ROWS, ROW_BLOCKS, SHARERS, OUTPUTS, BOXES, STAGES, HALVES } = defines;
   const label = `${what}: ${JSON.stringify(defines)}`;
-  t.true([16, 32, 64].includes(ROWS) && ROWS >= product.rows && (ROWS === 16 || ROWS < 2 * product.rows), label);
-  t.true([1, 2, 4, 8].includes(CLUSTER) && (ROWS / CLUSTER) % 8 === 0 && grid[0] % CLUSTER === 0, label);
-  t.true(grid[0] * TILES * 16 >= product.outputs && (grid[0] - CLUSTER) * TILES * 16 < product.outputs, label);
+  const [rows, cluster] = [ROWS * ROW_BLOCKS, SHARERS * ROW_BLOCKS];
+  t.true([16, 32, 64].includes(rows) && rows >= product.rows && (rows === 16 || rows < 2 * product.rows), label);
+  t.true([1, 2, 4, 8].includes(cluster) && (ROWS / SHARERS) % 8 === 0 && grid[0] % cluster === 0, label);
+  const { apart = product.outputs / HALVES } = product;
+  const blocks = (product.outputs / HALVES / apart) * Math.ceil(apart / OUTPUTS);
+  const columns = grid[0] / ROW_BLOCKS;
+  t.true(columns >= blocks && columns - SHARERS < blocks && OUTPUTS % 8 === 0, label);
+  // What a warpgroup multiplies at once.
+  t.true((BOXES === 1 ? HALVES : 1) * OUTPUTS <= 256, label);
   t.is(HALVES, product.halves, label);
   t.is(block, 160, label);
 
-  const stage = BOXES * ROW * (ROWS + 16 * TILES);
+  const stage = BOXES * ROW * (ROWS + HALVES * OUTPUTS);
   const usable = shared - 1024;
   t.true(STAGES * stage <= usable, `${label}: ${shared} bytes for stages`);
   // 64 rows of x of each box from the last stage's start on.
@@ -144,14 +150,14 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
   test(`${name}: several rows, blocks keep to what a multiprocessor has, and cover all outputs in clusters`, (t) => {
     for (const count of multiprocessors) {
       for (const rows of [9, 16, 17, 32, 33, 64]) {
-        for (const [what, outputs, width, halves] of [
+        for (const [what, outputs, width, halves, apart] of [
           ["o_proj", hidden, heads * dim, 1],
           ["down_proj", hidden, mlp, 1],
-          ["qkv_proj", (heads + 2 * kvHeads) * dim, hidden, 1],
+          ["qkv_proj", (heads + 2 * kvHeads) * dim, hidden, 2, dim / 2],
           ["gate_up_proj", 2 * mlp, hidden, 2],
           ["head", 151_936, hidden, 1],
         ] as const) {
-          const product = { rows, outputs, width, halves };
+          const product = { rows, outputs, width, halves, apart };
           fitsSeveral(t, `${what} on ${count}`, divideSeveralRows(product, count), product);
         }
       }
@@ -165,8 +171,14 @@ test("blocks of several rows of all sizes keep to what a multiprocessor has, at 
       for (const rows of [16, 32, 64]) {
         for (const halves of [1, 2] as const) {
           const product = { rows, outputs: 1024, width, halves };
-          for (const cluster of [2, rows / 8])
-            fitsSeveral(t, `${width}`, divideSeveral(product, tiles, cluster), product);
+          const OUTPUTS = (16 * tiles) / halves;
+          for (const SHARERS of [2, rows / 8])
+            fitsSeveral(
+              t,
+              `${width}`,
+              divideSeveral(product, { ROWS: rows, ROW_BLOCKS: 1, SHARERS, OUTPUTS }),
+              product,
+            );
         }
       }
     }
