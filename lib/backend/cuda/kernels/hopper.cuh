@@ -47,6 +47,8 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Brings a map near the copy engine, before its first use.
+__device__ __forceinline__ void prefetch_map(const TensorMap &map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 // Copies the map's box at (column, row) to shared memory; out-of-bounds elements are zero, and counted in the bytes.
 __device__ __forceinline__ void tma_load(u32 shared, const TensorMap &map, int column, int row, u32 barrier) {
   asm volatile(
