@@ -10,9 +10,9 @@
 #endif
 constexpr int HALF_BYTES = 64 * 128, UNIT_BYTES = SLABS * HALF_BYTES; // 64 keys or values: [SLABS][64, 64]
 constexpr int PARTS = CHUNK / 64, UNITS_OF_CHUNK = 2 * PARTS;
-// A unit's barrier is that of its place in its chunk, the phase the chunk's number: who waits for one has seen all of its phases, so a
-// parity is never an earlier phase's. (Of a stage's barrier a warp would miss those of keys that are another's.) The ring is no longer
-// than a chunk, so that a unit whose barrier is taken again has been read.
+// A unit's barrier is that of its number in its chunk, the phase the chunk's number. A warp that waits for it knows that the phase
+// before is over, or else would take its parity for this one: it has waited for that one too, or for another warp that had. (Of one
+// barrier a stage it would not know this.) The ring is no longer than a chunk, so that a unit whose barrier is taken again has been read.
 static_assert(STAGES <= UNITS_OF_CHUNK, "a barrier is taken again while its bytes are on their way");
 // Dynamic shared memory: units [STAGES], p [4][16, 128] bf16, q [16, HEAD_DIM], and 1024 for alignment.
 
@@ -48,7 +48,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
   }
   // Units are numbered through all chunks; only the last chunk has fewer than UNITS_OF_CHUNK.
   const auto place = [&](u32 unit) { return ring + unit % STAGES * UNIT_BYTES; };
-  const auto full_of = [&](int isValue, int part) { return full + 8 * (isValue * PARTS + part); };
+  const auto full_of = [&](u32 unit) { return full + unit % UNITS_OF_CHUNK * 8; };
 
   if (warp == 4) {
     work.go_to(first + chunks - 1);
@@ -59,7 +59,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
       const int number = unit % UNITS_OF_CHUNK, isValue = number >= work.parts, part = number - isValue * work.parts;
       const int from = part * 64, key = from + lane * BOX_ROWS;
       if (young == !work.young(from + 64 - BOX_ROWS)) return;
-      const u32 barrier = full_of(isValue, part);
+      const u32 barrier = full_of(unit);
       if (lane == 0) barrier_expect(barrier, Work::boxed(min(64, work.keys - from)) * HEAD_DIM * 2);
       __syncwarp();
       if (lane < 64 / BOX_ROWS && key < work.keys) {
@@ -105,8 +105,8 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
       for (int half = 0; half < 2; half++) {
         const int part = 2 * warp + half;
         if (part >= parts) break;
-        barrier_wait(full_of(0, part), phase);
-        const u32 k = place(start + part);
+        const u32 unit = start + part, k = place(unit);
+        barrier_wait(full_of(unit), phase);
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; step++) {
           u32 right[4];
@@ -117,7 +117,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
             mma(s + 32 * half + 8 * n + 4, queries[step], right[2], right[3]);
           }
         }
-        release(start + part, 4);
+        release(unit, 4);
       }
       if (work.hides(warp * KEYS + KEYS - 1)) mma_mask<KEYS>(s, {work.visible(0, warp * KEYS), work.visible(1, warp * KEYS)});
       mma_top(s, top);
@@ -149,7 +149,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
 #pragma unroll
       for (int i = 0; i < 4; i++) ldmatrix(left[i], unit_at<P_UNITS>(p + part / 2 * P_BYTES, lane % 16, part % 2 * 8 + 2 * i + lane / 16));
       const u32 unit = start + parts + part, v = place(unit) + warp * OWN / 64 * HALF_BYTES;
-      barrier_wait(full_of(1, part), phase);
+      barrier_wait(full_of(unit), phase);
       // What lies in the page after the last key may be anything; its probability is 0. Such a unit is the last one in its stage.
       if (part == parts - 1) {
         for (int i = lane; i < (parts * 64 - keys) * (OWN / 8); i += 32) store_zeros(unit_at<8>(v, keys % 64 + i / (OWN / 8), column + i % (OWN / 8)));
