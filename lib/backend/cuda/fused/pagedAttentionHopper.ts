@@ -3,7 +3,7 @@ import type { CudaDevice } from "../device.js";
 import type { Overlap } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import type { AttentionVariant } from "./attentionPlain.js";
-import { BLOCK_SHARED, MULTIPROCESSOR_SHARED } from "./fewRowsDivision.js";
+import { MULTIPROCESSOR_SHARED } from "./fewRowsDivision.js";
 
 // As in kernels/pagedAttentionHopper.cuh and pagedAttentionStream.cu.
 const CHUNK = 512;
@@ -14,6 +14,8 @@ const MOST_STAGES = 16;
 const ALIGNMENT = 1024;
 /** Shared memory of a block besides: what the kernels declare themselves, and what every block takes. */
 export const BESIDES = 3 * 1024;
+/** Bytes on their way to a block that has a multiprocessor for itself: more are of no use, and the next kernel's blocks find room. */
+const IN_FLIGHT = 128 * 1024;
 /** With no more chunks than this share of the multiprocessors each is cut among the blocks of a cluster. */
 const FEW_CHUNKS = 1 / 4;
 /** From this share of the multiprocessors on there are enough blocks when each has all chunks of a sequence and key head... */
@@ -41,9 +43,9 @@ export function divideChunks(
   const sequences = count / (chunksOfEach ?? Number.POSITIVE_INFINITY);
   const isWhole = sequences * kvHeads >= multiprocessors * ENOUGH && chunksOfEach! <= MOST_CHUNKS;
   const isAlone = isWhole && sequences * kvHeads <= multiprocessors;
-  const room = isAlone ? BLOCK_SHARED + 1024 : MULTIPROCESSOR_SHARED / 2;
+  const inFlight = isAlone ? IN_FLIGHT : MULTIPROCESSOR_SHARED / 2 - BESIDES - commonBytes(headDim);
   const unit = 64 * headDim * 2;
-  const STAGES = Math.min(Math.floor((room - BESIDES - commonBytes(headDim)) / unit), MOST_STAGES);
+  const STAGES = Math.min(Math.floor(inFlight / unit), MOST_STAGES);
   return {
     by: isWhole ? "sequences" : "chunks",
     items: isWhole ? sequences : count,

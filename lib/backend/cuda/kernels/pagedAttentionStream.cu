@@ -20,6 +20,22 @@ __device__ __forceinline__ void barrier_arrive_times(u32 barrier, int times) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(times) : "memory");
 }
 
+// Takes a tile's statistics in, and reduces what came before it: the arithmetic of tile_ratios and tile_totals.
+__device__ __forceinline__ void next_tile(float (&o)[OWN / 2], float (&m)[2], float (&l)[2], const float (*tops)[TILES],
+                                          const float (*sums)[TILES][4], int tile, Scale scale) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  float alpha[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const float now = fmaxf(m[half], tops[g + 8 * half][tile]);
+    alpha[half] = mma_ratio(m[half], now, scale);
+    l[half] = __fmaf_rn(l[half], alpha[half], sums[g + 8 * half][tile][t]);
+    m[half] = now;
+  }
+#pragma unroll
+  for (int i = 0; i < OWN / 2; i++) o[i] = __fmul_rn(o[i], alpha[i / 2 % 2]);
+}
+
 // Grid (items · kvHeads), the heads of an item side by side, since their keys are; four warps that compute and one that brings the
 // units: of each chunk the keys in order, then the values. Two units of keys are a warp's tile.
 extern "C" __global__ void __launch_bounds__(160, 2)
@@ -66,7 +82,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
         const int at = work.cache_row(pages, pageSize, key), column = (work.kvHead + isValue * kvHeads) * HEAD_DIM;
 #pragma unroll
         for (int slab = 0; slab < SLABS; slab++)
-          tma_load(place(unit) + slab * HALF_BYTES + lane * BOX_ROWS * 128, map, column + 64 * slab, at, barrier);
+          tma_load_once(place(unit) + slab * HALF_BYTES + lane * BOX_ROWS * 128, map, column + 64 * slab, at, barrier);
       }
       __syncwarp();
     };
@@ -94,7 +110,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
     const int keys = work.keys, parts = work.parts, tiles = work.tiles;
     const u32 start = turn * UNITS_OF_CHUNK, phase = turn % 2; // the number of the chunk's first unit
     float(*tops)[TILES] = all_tops[turn % 2];
-    float s[KEYS / 2], top[2], m[2], l[2], alphas[TILES][2];
+    float s[KEYS / 2], top[2];
     if (warp < tiles) {
       u32 queries[HEAD_DIM / 16][4];
 #pragma unroll
@@ -127,6 +143,7 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
     if (warp < tiles) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
+        if (half == 1 && work.item.flats - work.item.flat <= 8) break; // there are no such rows; what p has there is nobody's
         const int row = g + 8 * half;
         float now = tops[row][0];
         for (int tile = 1; tile <= warp; tile++) now = fmaxf(now, tops[row][tile]);
@@ -137,27 +154,24 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
     }
     named_sync(1, 128);
 
-    tile_ratios(alphas, m, tops, tiles, scale);
-    float o[OWN / 2];
+    float o[OWN / 2], m[2] = {NOTHING, NOTHING}, l[2] = {0, 0};
 #pragma unroll
     for (int i = 0; i < OWN / 2; i++) o[i] = 0;
     const int column = warp * OWN / 8 % 8; // in units, in its slab
-#pragma unroll
-    for (int part = 0; part < PARTS; part++) {
-      if (part >= parts) break;
+    // A loop, and so what follows for all parts: all written out, instructions are late.
+#pragma unroll 1
+    for (int part = 0; part < parts; part++) {
       u32 left[4][4], right[4];
 #pragma unroll
       for (int i = 0; i < 4; i++) ldmatrix(left[i], unit_at<P_UNITS>(p + part / 2 * P_BYTES, lane % 16, part % 2 * 8 + 2 * i + lane / 16));
       const u32 unit = start + parts + part, v = place(unit) + warp * OWN / 64 * HALF_BYTES;
+      if (part % 2 == 0) next_tile(o, m, l, tops, sums, part / 2, scale);
       barrier_wait(full_of(unit), phase);
       // What lies in the page after the last key may be anything; its probability is 0. Such a unit is the last one in its stage.
       if (part == parts - 1) {
         for (int i = lane; i < (parts * 64 - keys) * (OWN / 8); i += 32) store_zeros(unit_at<8>(v, keys % 64 + i / (OWN / 8), column + i % (OWN / 8)));
         __syncwarp();
       }
-      if (part % 2 == 0)
-#pragma unroll
-        for (int i = 0; i < OWN / 2; i++) o[i] = __fmul_rn(o[i], alphas[part / 2][i / 2 % 2]);
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -168,13 +182,13 @@ paged_mma_stream(const bf16 *x, const __grid_constant__ TensorMap map, const int
         }
       release(unit, 1);
     }
-    tile_totals(l, alphas, sums, tiles);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      float a, b;
+      const float sum = quad_total(l[half]);
       if (turn > 0 && work.visible(half, 0) < 0) continue; // the row ends before this chunk
-      if (turn == 0) M[half] = m[half], L[half] = l[half];
-      else mma_merge(M[half], L[half], m[half], l[half], a, b, scale);
+      float a, b;
+      if (turn == 0) M[half] = m[half], L[half] = sum;
+      else mma_merge(M[half], L[half], m[half], sum, a, b, scale);
 #pragma unroll
       for (int j = 0; j < OWN / 2; j++)
         if (j / 2 % 2 == half) running[j] = turn == 0 ? o[j] : __fmaf_rn(running[j], a, __fmul_rn(o[j], b));
