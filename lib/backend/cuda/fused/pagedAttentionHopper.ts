@@ -13,7 +13,9 @@ const MOST_STAGES = 16;
 /** What aligns shared memory. */
 const ALIGNMENT = 1024;
 /** Shared memory of a block besides: what the kernels declare themselves, and what every block takes. */
-export const BESIDES = 3 * 1024;
+export const BESIDES = 5 * 1024;
+/** Blocks on a multiprocessor, where there are enough. */
+const BLOCKS = 2;
 /** Bytes on their way to a block that has a multiprocessor for itself: more are of no use, and the next kernel's blocks find room. */
 const IN_FLIGHT = 128 * 1024;
 /** With no more chunks than this share of the multiprocessors each is cut among the blocks of a cluster. */
@@ -23,13 +25,14 @@ const ENOUGH = 0.9;
 /** ...if those are few: a sequence much longer than the others would keep one multiprocessor at work alone. */
 const MOST_CHUNKS = 4;
 
-/** Shared memory besides what is on its way: probabilities and queries. */
-const commonBytes = (headDim: number) => ROWS * CHUNK * 2 + ROWS * headDim * 2 + ALIGNMENT;
-const clusterBytes = (headDim: number) => 128 * headDim * 2 + (CHUNK * headDim * 2) / CLUSTER + commonBytes(headDim);
+/** Shared memory besides keys and values: probabilities of so many chunks, and queries. */
+const commonBytes = (headDim: number, chunks: number) => chunks * ROWS * CHUNK * 2 + ROWS * headDim * 2 + ALIGNMENT;
+const clusterBytes = (headDim: number) => 128 * headDim * 2 + (CHUNK * headDim * 2) / CLUSTER + commonBytes(headDim, 1);
 
 /**
- * How `count` chunks of every key head are cut into blocks: clusters of four share a chunk; "chunks" are a block each; of "sequences" a
- * block has all `chunksOfEach`. `items` are the blocks or clusters a key head, in both of the latter with rings of `STAGES` units.
+ * How `count` chunks of every key head are cut into blocks: clusters of four share one; "chunks" are a block each; of "sequences" a
+ * block has all `chunksOfEach`, and more than one sequence where there are more than fit on the device at once. `items` are clusters,
+ * chunks or sequences a key head, `blocks` those in all; the rings of the latter two have `STAGES` units of 64 keys.
  */
 export function divideChunks(
   { count, chunksOfEach }: { readonly count: number; readonly chunksOfEach?: number },
@@ -38,19 +41,22 @@ export function divideChunks(
 ) {
   if (count * kvHeads <= multiprocessors * FEW_CHUNKS) {
     const CHUNKS = chunksOfEach === 2 ? 2 : 1;
-    return { by: "clusters", items: count / CHUNKS, defines: { CHUNKS }, shared: clusterBytes(headDim) } as const;
+    const [items, blocks] = [count / CHUNKS, CLUSTER * count * kvHeads];
+    return { by: "clusters", items, blocks, defines: { CHUNKS }, shared: clusterBytes(headDim) } as const;
   }
   const sequences = count / (chunksOfEach ?? Number.POSITIVE_INFINITY);
   const isWhole = sequences * kvHeads >= multiprocessors * ENOUGH && chunksOfEach! <= MOST_CHUNKS;
   const isAlone = isWhole && sequences * kvHeads <= multiprocessors;
-  const inFlight = isAlone ? IN_FLIGHT : MULTIPROCESSOR_SHARED / 2 - BESIDES - commonBytes(headDim);
+  const inFlight = isAlone ? IN_FLIGHT : MULTIPROCESSOR_SHARED / BLOCKS - BESIDES - commonBytes(headDim, 2);
   const unit = 64 * headDim * 2;
   const STAGES = Math.min(Math.floor(inFlight / unit), MOST_STAGES);
+  const items = isWhole ? sequences : count;
   return {
     by: isWhole ? "sequences" : "chunks",
-    items: isWhole ? sequences : count,
+    items,
+    blocks: isWhole ? Math.min(items * kvHeads, BLOCKS * multiprocessors) : items * kvHeads,
     defines: { STAGES, WHOLE: isWhole ? 1 : 0 },
-    shared: STAGES * unit + commonBytes(headDim),
+    shared: STAGES * unit + commonBytes(headDim, 2),
   } as const;
 }
 
@@ -93,7 +99,7 @@ export function hopperChunks(
       ...{ rows: cacheRows, columns, boxRows: rows, boxColumns },
     });
   const division = divideChunks({ count, chunksOfEach }, { kvHeads, headDim }, device.multiprocessors);
-  const { items, shared } = division;
+  const { items, blocks, shared } = division;
   const rest = [heads, kvHeads, ...scales, at.y, at.partial];
   if (division.by === "clusters") {
     const { CHUNKS } = division.defines;
@@ -111,8 +117,8 @@ export function hopperChunks(
   }
   const { STAGES, WHOLE } = division.defines;
   const defines = { BOX_ROWS: rows, STAGES, WHOLE };
-  const fn = kernel("pagedAttentionStream", "paged_mma_stream", "pspipiiffpp", shared, defines);
-  const launch = { grid: [items * kvHeads] as const, block: 160, shared, overlaps };
-  device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, ...rest], launch);
+  const fn = kernel("pagedAttentionStream", "paged_mma_stream", "pspipiiiffpp", shared, defines);
+  const launch = { grid: [blocks] as const, block: 160, shared, overlaps };
+  device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, items * kvHeads, ...rest], launch);
   return division.by === "sequences" ? "merged" : "apart";
 }

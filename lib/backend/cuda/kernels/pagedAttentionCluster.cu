@@ -99,6 +99,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
   if (warp == 0) bring(true);
   __syncwarp();
   work.copy_queries(q, x, heads, kvHeads);
+  copy_wait<0>();
   cluster_wait();
   __syncthreads();
 

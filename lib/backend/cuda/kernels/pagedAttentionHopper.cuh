@@ -52,6 +52,7 @@ struct Work {
   // Rows of the boxes that hold `count` keys.
   static __device__ __forceinline__ int boxed(int count) { return (count + BOX_ROWS - 1) / BOX_ROWS * BOX_ROWS; }
 
+  // By 128 threads; they are there after copy_wait and a barrier.
   __device__ __forceinline__ void copy_queries(u32 q, const bf16 *x, int heads, int kvHeads) const {
     const i64 width = (i64)(heads + 2 * kvHeads) * HEAD_DIM;
     copy_rows<FEW, 128>(q, x, threadIdx.x, [&](int row) -> i64 {
@@ -59,7 +60,6 @@ struct Work {
       return number < item.flats ? (item.query + number / group) * width + (head + number % group) * HEAD_DIM : NOWHERE;
     });
     copy_commit();
-    copy_wait<0>();
   }
   // Output of `columns` / 8 accumulators, dimensions `column` on.
   template <int columns>

@@ -207,23 +207,23 @@ const [of3B, ofHalfB] = [
 ];
 
 test("chunks of paged attention on Hopper: clusters where they are few, whole sequences where these fill the device", (t) => {
-  for (const [sequences, chunksOfEach, by, items] of [
-    [1, 2, "clusters", 1],
-    [8, 2, "clusters", 8],
-    [5, 3, "clusters", 15],
-    [9, 2, "chunks", 18],
-    [59, 2, "chunks", 118],
-    [60, 1, "sequences", 60],
-    [64, 2, "sequences", 64],
-    [64, 4, "sequences", 64],
-    [64, 5, "chunks", 320],
-    [256, 2, "sequences", 256],
+  for (const [sequences, chunksOfEach, by, items, blocks] of [
+    [1, 2, "clusters", 1, 16],
+    [8, 2, "clusters", 8, 128],
+    [5, 3, "clusters", 15, 120],
+    [9, 2, "chunks", 18, 36],
+    [59, 2, "chunks", 118, 236],
+    [60, 1, "sequences", 60, 120],
+    [64, 2, "sequences", 64, 128],
+    [64, 4, "sequences", 64, 128],
+    [64, 5, "chunks", 320, 640],
+    [256, 2, "sequences", 256, 264],
   ] as const) {
     const division = divideChunks({ count: sequences * chunksOfEach, chunksOfEach }, of3B, 132);
-    t.like(division, { by, items }, `${sequences} sequences of ${chunksOfEach} chunks`);
+    t.like(division, { by, items, blocks }, `${sequences} sequences of ${chunksOfEach} chunks`);
   }
   // Chunks of which nobody said how they lie.
-  t.like(divideChunks({ count: 128 }, of3B, 132), { by: "chunks", items: 128 });
+  t.like(divideChunks({ count: 128 }, of3B, 132), { by: "chunks", items: 128, blocks: 256 });
 });
 
 test("chunks of paged attention on Hopper: what a block asks for is there, for two on a multiprocessor unless one is all it gets", (t) => {
@@ -248,7 +248,7 @@ test("chunks of paged attention on Hopper: what a block asks for is there, for t
     }
   }
   t.deepEqual(divideChunks({ count: 128, chunksOfEach: 2 }, of3B, 132).defines, { STAGES: 8, WHOLE: 1 });
-  t.deepEqual(divideChunks({ count: 512, chunksOfEach: 2 }, of3B, 132).defines, { STAGES: 5, WHOLE: 1 });
+  t.deepEqual(divideChunks({ count: 512, chunksOfEach: 2 }, of3B, 132).defines, { STAGES: 4, WHOLE: 1 });
 });
 
 test("boxes of keys lie in one page", (t) => {
