@@ -169,7 +169,8 @@ export async function peakedHead(
 }
 
 /** A conversation's tokens in pages that lie anywhere, handed out in random order. */
-function scatteredPages(lengths: readonly number[], pageSize: number): { pages: number[][]; rows: number } {
+/** Pages of sequences of these lengths, in no order, and how many rows the cache has. */
+export function scatteredPages(lengths: readonly number[], pageSize: number): { pages: number[][]; rows: number } {
   const counts = lengths.map((length) => Math.ceil(length / pageSize));
   const total = counts.reduce((a, b) => a + b, 3);
   const free = randomStream(3).shuffle(Array.from({ length: total }, (_, i) => i));

@@ -27,7 +27,7 @@ interface Plan {
   readonly merges: number;
   /** Partial results that the chunks leave. */
   readonly slots: number;
-  /** Of each sequence, where items are numbered chunk by chunk and not sequence by sequence. */
+  /** Of each sequence at most, where items are numbered chunk by chunk and not sequence by sequence. */
   readonly chunksOfEach?: number;
 }
 

@@ -3,24 +3,61 @@ import type { CudaDevice } from "../device.js";
 import type { Overlap } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import type { AttentionVariant } from "./attentionPlain.js";
+import { MULTIPROCESSOR_SHARED } from "./fewRowsDivision.js";
 
-// As in kernels/pagedAttentionHopper.cuh.
+// As in kernels/pagedAttentionHopper.cuh and pagedAttentionStream.cu.
 const CHUNK = 512;
 const ROWS = 16;
 const CLUSTER = 4;
-const STAGES = 5;
+const MOST_STAGES = 16;
 /** What aligns shared memory. */
 const ALIGNMENT = 1024;
+/** Shared memory of a block besides: what the kernels declare themselves, and what every block takes. */
+export const BESIDES = 5 * 1024;
+/** Blocks on a multiprocessor, where there are enough. */
+const BLOCKS = 2;
+/** Bytes on their way to a block that has a multiprocessor for itself: more are of no use, and the next kernel's blocks find room. */
+const IN_FLIGHT = 128 * 1024;
 /** With no more chunks than this share of the multiprocessors each is cut among the blocks of a cluster. */
 const FEW_CHUNKS = 1 / 4;
+/** From this share of the multiprocessors on there are enough blocks when each has all chunks of a sequence and key head... */
+const ENOUGH = 0.9;
+/** ...if those are few: a sequence much longer than the others would keep one multiprocessor at work alone. */
+const MOST_CHUNKS = 4;
 
-/** Shared memory of both kernels. */
-export function hopperBytes(headDim: number): { readonly cluster: number; readonly stream: number } {
-  const common = ROWS * CHUNK * 2 + ROWS * headDim * 2 + ALIGNMENT;
+/** Shared memory besides keys and values: probabilities of so many chunks, and queries. */
+const commonBytes = (headDim: number, chunks: number) => chunks * ROWS * CHUNK * 2 + ROWS * headDim * 2 + ALIGNMENT;
+const clusterBytes = (headDim: number) => 128 * headDim * 2 + (CHUNK * headDim * 2) / CLUSTER + commonBytes(headDim, 1);
+
+/**
+ * How `count` chunks of every key head are cut into blocks: clusters of four share one; "chunks" are a block each; of "sequences" a
+ * block has all `chunksOfEach`, and more than one sequence where there are more than fit on the device at once. `items` are clusters,
+ * chunks or sequences a key head, `blocks` those in all; the rings of the latter two have `STAGES` units of 64 keys.
+ */
+export function divideChunks(
+  { count, chunksOfEach }: { readonly count: number; readonly chunksOfEach?: number },
+  { kvHeads, headDim }: Pick<HeadLayout, "kvHeads" | "headDim">,
+  multiprocessors: number,
+) {
+  if (count * kvHeads <= multiprocessors * FEW_CHUNKS) {
+    const CHUNKS = chunksOfEach === 2 ? 2 : 1;
+    const [items, blocks] = [count / CHUNKS, CLUSTER * count * kvHeads];
+    return { by: "clusters", items, blocks, defines: { CHUNKS }, shared: clusterBytes(headDim) } as const;
+  }
+  const sequences = count / (chunksOfEach ?? Number.POSITIVE_INFINITY);
+  const isWhole = sequences * kvHeads >= multiprocessors * ENOUGH && chunksOfEach! <= MOST_CHUNKS;
+  const isAlone = isWhole && sequences * kvHeads <= multiprocessors;
+  const inFlight = isAlone ? IN_FLIGHT : MULTIPROCESSOR_SHARED / BLOCKS - BESIDES - commonBytes(headDim, 2);
+  const unit = 64 * headDim * 2;
+  const STAGES = Math.min(Math.floor(inFlight / unit), MOST_STAGES);
+  const items = isWhole ? sequences : count;
   return {
-    cluster: 128 * headDim * 2 + (CHUNK * headDim * 2) / CLUSTER + common,
-    stream: STAGES * 64 * headDim * 2 + common,
-  };
+    by: isWhole ? "sequences" : "chunks",
+    items,
+    blocks: isWhole ? Math.min(items * kvHeads, BLOCKS * multiprocessors) : items * kvHeads,
+    defines: { STAGES, WHOLE: isWhole ? 1 : 0 },
+    shared: STAGES * unit + commonBytes(headDim, 2),
+  } as const;
 }
 
 /** Rows of the boxes in which the copy engine brings keys: each lies in one page. Undefined where pages have no such size. */
@@ -36,7 +73,7 @@ export interface Chunks {
   readonly pageSize: number;
   readonly items: number;
   readonly count: number;
-  /** Of each sequence, where the items of a sequence's chunks are as far apart as there are sequences: 2 are merged here. */
+  /** Of each sequence at most, where the items of its chunks are as far apart as there are sequences: few are merged here. */
   readonly chunksOfEach?: number;
   readonly y: number;
   readonly partial: number;
@@ -61,24 +98,27 @@ export function hopperChunks(
       address: device.address(cache),
       ...{ rows: cacheRows, columns, boxRows: rows, boxColumns },
     });
-  const { cluster, stream } = hopperBytes(headDim);
+  const division = divideChunks({ count, chunksOfEach }, { kvHeads, headDim }, device.multiprocessors);
+  const { items, blocks, shared } = division;
   const rest = [heads, kvHeads, ...scales, at.y, at.partial];
-  if (count * kvHeads <= device.multiprocessors * FEW_CHUNKS) {
-    const CHUNKS = chunksOfEach === 2 ? 2 : 1;
+  if (division.by === "clusters") {
+    const { CHUNKS } = division.defines;
     const defines = { BOX_ROWS: rows, CHUNKS };
-    const fn = kernel("pagedAttentionCluster", "paged_mma_cluster", "psspipiiiffpp", cluster, defines);
-    const launch = {
-      grid: [CLUSTER * count, kvHeads] as const,
-      block: 128,
-      shared: cluster,
-      overlaps,
-    };
+    const fn = kernel("pagedAttentionCluster", "paged_mma_cluster", "psspipiiiffpp", shared, defines);
     const maps = [map(64), map(headDim === 128 ? 32 : 16)];
-    device.launch(fn, [at.x, ...maps, at.pages, pageSize, at.items, count / CHUNKS, ...rest], launch);
+    const grid = [CLUSTER * count, kvHeads] as const;
+    device.launch(fn, [at.x, ...maps, at.pages, pageSize, at.items, items, ...rest], {
+      grid,
+      block: 128,
+      shared,
+      overlaps,
+    });
     return CHUNKS === 2 ? "merged" : "apart";
   }
-  const fn = kernel("pagedAttentionStream", "paged_mma_stream", "pspipiiffpp", stream, { BOX_ROWS: rows, STAGES });
-  const launch = { grid: [count, kvHeads] as const, block: 160, shared: stream, overlaps };
-  device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, ...rest], launch);
-  return "apart";
+  const { STAGES, WHOLE } = division.defines;
+  const defines = { BOX_ROWS: rows, STAGES, WHOLE };
+  const fn = kernel("pagedAttentionStream", "paged_mma_stream", "pspipiiiffpp", shared, defines);
+  const launch = { grid: [blocks] as const, block: 160, shared, overlaps };
+  device.launch(fn, [at.x, map(64), at.pages, pageSize, at.items, items * kvHeads, ...rest], launch);
+  return division.by === "sequences" ? "merged" : "apart";
 }

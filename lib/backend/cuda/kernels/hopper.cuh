@@ -47,6 +47,8 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Brings a map near the copy engine, before its first use.
+__device__ __forceinline__ void prefetch_map(const TensorMap &map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 // Copies the map's box at (column, row) to shared memory; out-of-bounds elements are zero, and counted in the bytes.
 __device__ __forceinline__ void tma_load(u32 shared, const TensorMap &map, int column, int row, u32 barrier) {
   asm volatile(
@@ -54,7 +56,15 @@ __device__ __forceinline__ void tma_load(u32 shared, const TensorMap &map, int c
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
-// The same with three coordinates.
+// The same of what nobody reads again soon: it is the first to leave the second-level cache.
+__device__ __forceinline__ void tma_load_once(u32 shared, const TensorMap &map, int column, int row, u32 barrier) {
+  constexpr u64 EVICT_FIRST = 0x12f0000000000000; // as createpolicy.fractional.L2::evict_first makes it, for all of the bytes
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(EVICT_FIRST)
+      : "memory");
+}
+// tma_load with three coordinates.
 __device__ __forceinline__ void tma_load(u32 shared, const TensorMap &map, int column, int row, int box, u32 barrier) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared),

@@ -54,7 +54,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
   const u32 k_full = shared_address(barriers), v_full = k_full + 8, tops_full = k_full + 16, p_full = k_full + 24;
   const u32 k = (shared_address(dynamic_shared) + 1023) / 1024 * 1024, v = k + V_AT, p = k + P_AT, q = k + Q_AT;
   const int rank = blockIdx.x % TILES, chunk = blockIdx.x / TILES % CHUNKS, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const Work work(items[blockIdx.x / TILES / CHUNKS + chunk * stride], heads, kvHeads);
+  const Work work(items[blockIdx.x / TILES / CHUNKS + chunk * stride], heads, kvHeads, blockIdx.y);
   const int keys = work.keys, tiles = work.tiles, parts = work.parts;
   const bool scores = rank < tiles;
   const Scale scale{plain, log2e};
@@ -99,6 +99,7 @@ paged_mma_cluster(const bf16 *x, const __grid_constant__ TensorMap k_map, const 
   if (warp == 0) bring(true);
   __syncwarp();
   work.copy_queries(q, x, heads, kvHeads);
+  copy_wait<0>();
   cluster_wait();
   __syncthreads();
 

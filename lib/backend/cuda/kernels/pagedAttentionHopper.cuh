@@ -16,18 +16,23 @@
 constexpr int FEW = 16, TILES = CHUNK / KEYS, OWN = HEAD_DIM / TILES, SLABS = HEAD_DIM / 64;
 constexpr int P_UNITS = KEYS / 8, P_BYTES = FEW * KEYS * 2;
 
-// What a block does.
+// What a block does: a chunk of the item's rows, of one key head.
 struct Work {
   Item item;
-  int group, head; // query heads of the key head, and the first of them
+  int group, kvHead, head; // query heads of the key head, its number, and the first of them
+  int last; // position of the last row
   int begin, keys; // the chunk's first key, and how many there are
   int tiles, parts; // of 128 and of 64 keys
 
-  __device__ __forceinline__ Work(const Item &item, int heads, int kvHeads) : item(item) {
+  __device__ __forceinline__ Work(const Item &item, int heads, int kvHeads, int kvHead) : item(item), kvHead(kvHead) {
     group = heads / kvHeads;
-    head = blockIdx.y * group;
-    begin = item.chunk * CHUNK;
-    keys = min(last_position(item, FEW, group) + 1 - begin, CHUNK);
+    head = kvHead * group;
+    last = last_position(item, FEW, group);
+    go_to(item.chunk);
+  }
+  __device__ __forceinline__ void go_to(int chunk) {
+    begin = chunk * CHUNK;
+    keys = min(last + 1 - begin, CHUNK);
     tiles = (keys + KEYS - 1) / KEYS;
     parts = (keys + 63) / 64;
   }
@@ -37,6 +42,8 @@ struct Work {
   __device__ __forceinline__ int visible(int half, int key) const {
     return flat(half) < item.flats ? item.first + flat(half) / group - begin - key : -1;
   }
+  // Whether a row does not see all keys up to this one.
+  __device__ __forceinline__ bool hides(int key) const { return begin + key > item.first + item.flat / group; }
   // Whether the kernel before may have written some of a box's keys.
   __device__ __forceinline__ bool young(int key) const { return begin + key + BOX_ROWS > item.first; }
   __device__ __forceinline__ int cache_row(const int *pages, int pageSize, int key) const {
@@ -45,6 +52,7 @@ struct Work {
   // Rows of the boxes that hold `count` keys.
   static __device__ __forceinline__ int boxed(int count) { return (count + BOX_ROWS - 1) / BOX_ROWS * BOX_ROWS; }
 
+  // By 128 threads; they are there after copy_wait and a barrier.
   __device__ __forceinline__ void copy_queries(u32 q, const bf16 *x, int heads, int kvHeads) const {
     const i64 width = (i64)(heads + 2 * kvHeads) * HEAD_DIM;
     copy_rows<FEW, 128>(q, x, threadIdx.x, [&](int row) -> i64 {
@@ -52,7 +60,6 @@ struct Work {
       return number < item.flats ? (item.query + number / group) * width + (head + number % group) * HEAD_DIM : NOWHERE;
     });
     copy_commit();
-    copy_wait<0>();
   }
   // Output of `columns` / 8 accumulators, dimensions `column` on.
   template <int columns>
@@ -69,7 +76,7 @@ struct Work {
         for (int j = 0; j < columns / 8; j++)
           *(u32 *)(to + 8 * j) = pack_bf16(__fmul_rn(o[4 * j + 2 * half], inverse), __fmul_rn(o[4 * j + 2 * half + 1], inverse));
       } else {
-        float *to = partial + (((i64)item.slot * kvHeads + blockIdx.y) * FEW + flat(half) - item.flat) * (HEAD_DIM + 2);
+        float *to = partial + (((i64)item.slot * kvHeads + kvHead) * FEW + flat(half) - item.flat) * (HEAD_DIM + 2);
 #pragma unroll
         for (int j = 0; j < columns / 8; j++) *(float2 *)(to + column + 8 * j + 2 * t) = make_float2(o[4 * j + 2 * half], o[4 * j + 2 * half + 1]);
         if (column + t == 0) *(float2 *)(to + HEAD_DIM) = make_float2(m[half], l[half]);

@@ -10,7 +10,7 @@ import {
   MULTIPROCESSOR_SHARED,
 } from "../../../../lib/backend/cuda/fused/fewRowsDivision.js";
 import { chunkBytes, DEEP } from "../../../../lib/backend/cuda/fused/pagedAttention.js";
-import { boxRows, hopperBytes } from "../../../../lib/backend/cuda/fused/pagedAttentionHopper.js";
+import { BESIDES, boxRows, divideChunks } from "../../../../lib/backend/cuda/fused/pagedAttentionHopper.js";
 import {
   divideSeveral,
   divideSeveralRows,
@@ -98,7 +98,7 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
 test("Qwen2.5 3B: the products around attention find room beside it", (t) => {
   const [hidden, , heads, kvHeads, dim] = published["Qwen2.5 3B"];
   const taken = ({ shared, defines }: Division) => shared + 16 * defines.STAGES + 1024;
-  const attention = hopperBytes(dim).cluster + 3 * 1024;
+  const attention = divideChunks({ count: 2, chunksOfEach: 2 }, { kvHeads, headDim: dim }, 132).shared + BESIDES;
   for (const product of [
     dividePlain(hidden, heads * dim, 132),
     divideQkv((heads + 2 * kvHeads) * dim, hidden, dim, 132),
@@ -212,10 +212,58 @@ test("chunks of paged attention fit the smallest devices of each kind", (t) => {
   t.false([86, 89, 120].some((capability) => DEEP.has(capability)));
 });
 
-test("chunks of paged attention on Hopper: two blocks find room on a multiprocessor; boxes lie in one page", (t) => {
-  for (const dim of [64, 128]) {
-    for (const bytes of Object.values(hopperBytes(dim))) t.true(2 * (bytes + 3 * 1024) <= MULTIPROCESSOR_SHARED);
+/** Qwen2.5's 3B and 0.5B on an H200. */
+const [of3B, ofHalfB] = [
+  { kvHeads: 2, headDim: 128 },
+  { kvHeads: 2, headDim: 64 },
+];
+
+test("chunks of paged attention on Hopper: clusters where they are few, whole sequences where these fill the device", (t) => {
+  for (const [sequences, chunksOfEach, by, items, blocks] of [
+    [1, 2, "clusters", 1, 16],
+    [8, 2, "clusters", 8, 128],
+    [5, 3, "clusters", 15, 120],
+    [9, 2, "chunks", 18, 36],
+    [59, 2, "chunks", 118, 236],
+    [60, 1, "sequences", 60, 120],
+    [64, 2, "sequences", 64, 128],
+    [64, 4, "sequences", 64, 128],
+    [64, 5, "chunks", 320, 640],
+    [256, 2, "sequences", 256, 264],
+  ] as const) {
+    const division = divideChunks({ count: sequences * chunksOfEach, chunksOfEach }, of3B, 132);
+    t.like(division, { by, items, blocks }, `${sequences} sequences of ${chunksOfEach} chunks`);
   }
+  // Chunks of which nobody said how they lie.
+  t.like(divideChunks({ count: 128 }, of3B, 132), { by: "chunks", items: 128, blocks: 256 });
+});
+
+test("chunks of paged attention on Hopper: what a block asks for is there, for two on a multiprocessor unless one is all it gets", (t) => {
+  for (const count of multiprocessors) {
+    for (const layout of [of3B, ofHalfB, { kvHeads: 8, headDim: 128 }, { kvHeads: 1, headDim: 64 }]) {
+      for (let sequences = 1; sequences <= 300; sequences++) {
+        for (const chunksOfEach of [undefined, 1, 2, 4, 5]) {
+          const { by, items, defines, shared } = divideChunks(
+            { count: sequences * (chunksOfEach ?? 1), chunksOfEach },
+            layout,
+            count,
+          );
+          const label = `${sequences} × ${chunksOfEach} on ${count}: ${JSON.stringify(defines)}`;
+          const places = by === "sequences" && items * layout.kvHeads <= count ? 1 : 2;
+          t.true(places * (shared + BESIDES) <= MULTIPROCESSOR_SHARED, label);
+          if (by === "clusters") continue;
+          // Half a chunk's keys at least, and no more than a chunk.
+          t.true(defines.STAGES >= 4 && defines.STAGES <= 16, label);
+          t.is(defines.WHOLE === 1, by === "sequences", label);
+        }
+      }
+    }
+  }
+  t.deepEqual(divideChunks({ count: 128, chunksOfEach: 2 }, of3B, 132).defines, { STAGES: 8, WHOLE: 1 });
+  t.deepEqual(divideChunks({ count: 512, chunksOfEach: 2 }, of3B, 132).defines, { STAGES: 4, WHOLE: 1 });
+});
+
+test("boxes of keys lie in one page", (t) => {
   for (const [pageSize, rows] of [
     [64, 64],
     [128, 64],
