@@ -16,12 +16,10 @@ const ALIGNMENT = 1024;
 export const BESIDES = 5 * 1024;
 /** Blocks on a multiprocessor, where there are enough. */
 const BLOCKS = 2;
-/** Bytes on their way to a block that has a multiprocessor for itself: more are of no use, and the next kernel's blocks find room. */
-const IN_FLIGHT = 128 * 1024;
 /** With no more chunks than this share of the multiprocessors each is cut among the blocks of a cluster. */
 const FEW_CHUNKS = 1 / 4;
-/** From this share of the multiprocessors on there are enough blocks when each has all chunks of a sequence and key head... */
-const ENOUGH = 0.9;
+/** With so many a multiprocessor there are enough sequences and key heads that each has a block for all its chunks... */
+const ENOUGH = 1.5;
 /** ...if those are few: a sequence much longer than the others would keep one multiprocessor at work alone. */
 const MOST_CHUNKS = 4;
 
@@ -46,8 +44,7 @@ export function divideChunks(
   }
   const sequences = count / (chunksOfEach ?? Number.POSITIVE_INFINITY);
   const isWhole = sequences * kvHeads >= multiprocessors * ENOUGH && chunksOfEach! <= MOST_CHUNKS;
-  const isAlone = isWhole && sequences * kvHeads <= multiprocessors;
-  const inFlight = isAlone ? IN_FLIGHT : MULTIPROCESSOR_SHARED / BLOCKS - BESIDES - commonBytes(headDim, 2);
+  const inFlight = MULTIPROCESSOR_SHARED / BLOCKS - BESIDES - commonBytes(headDim, 2);
   const unit = 64 * headDim * 2;
   const STAGES = Math.min(Math.floor(inFlight / unit), MOST_STAGES);
   const items = isWhole ? sequences : count;
