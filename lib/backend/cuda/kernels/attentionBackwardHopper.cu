@@ -12,7 +12,7 @@
 // sequence}: keyTiles, those with most queries first, and queryTiles, those with most keys first. A slot is 64 rows of a sequence
 // in stats; a sequence has an even number of them. Scratch: f32 stats [slots, heads, 2, 64]; f32 partial [keyTiles, kvHeads, parts,
 // 2, 128, headDim] if parts > 1; i32 counters [keyTiles, kvHeads, 2]. Nothing needs to be zero before.
-#include "hopper.cuh"
+#include "wgmma.cuh"
 
 #ifndef HEAD_DIM
 #define HEAD_DIM 128

@@ -25,7 +25,7 @@
 //
 // exp2 and log2 are ex2.approx.ftz and lg2.approx.ftz. A tile of which a row sees no key would change none of its bits, nor do
 // the later keys of a tile, whatever sequence they are of, as long as they are finite: they are weighed with 0.
-#include "hopper.cuh"
+#include "wgmma.cuh"
 
 #ifndef HEAD_DIM
 #define HEAD_DIM 128

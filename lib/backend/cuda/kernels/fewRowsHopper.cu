@@ -11,7 +11,7 @@
 // apart: gate and up, or the halves of a head that turn into each other; a thread has both sums then. Weights do not depend on the
 // kernel before, so reading them begins while it ends.
 #include "formulas.cuh"
-#include "hopper.cuh"
+#include "wgmma.cuh"
 #include "mma.cuh"
 
 #ifndef TILES

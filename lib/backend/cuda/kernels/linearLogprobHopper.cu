@@ -17,7 +17,7 @@
 //
 // Shape: a block has two computing warpgroups, each with 64 rows by 256 columns in registers, and a producer warp. Blocks go in
 // pairs (clusters) that take 256 rows; each fetches half of their common weights for both.
-#include "hopper.cuh"
+#include "wgmma.cuh"
 
 constexpr int ROWS = 128, COLUMNS = 256, STEP = 64, STAGES = 4;
 constexpr int HIDDEN_BYTES = ROWS * STEP * 2, STAGE_BYTES = HIDDEN_BYTES + COLUMNS * STEP * 2;

@@ -10,7 +10,7 @@
 // stage, a multiple of 8, to all. A buffer is free when all blocks of the cluster have read it. Weights do not depend on the kernel
 // before, so reading them begins while it ends. Blocks past the last output bring x too.
 #include "formulas.cuh"
-#include "hopper.cuh"
+#include "wgmma.cuh"
 #include "overlap.cuh"
 
 #ifndef ROWS
