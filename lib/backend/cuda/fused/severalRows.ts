@@ -1,10 +1,10 @@
-import type { ArrayRef, FusedKernels, MatmulSpec, Storage } from "../../backend.js";
+import type { FusedKernels, MatmulSpec, Storage } from "../../backend.js";
 import type { CudaContext } from "../context.js";
 import type { CudaDevice, Launch } from "../device.js";
 import { type Overlap, rangeOf } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import { BOX } from "./fewRowsDivision.js";
-import { normalize } from "./rmsNorm.js";
+import { withNormal } from "./rmsNorm.js";
 import { type RopeTables, ropeKernels } from "./rope.js";
 import { divideSeveralRows, X_ROWS } from "./severalRowsDivision.js";
 
@@ -53,18 +53,12 @@ export function severalRowsKernels(
   const { device, empty } = context;
   const { ropeToCache } = ropeKernels(context, tableFor);
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
-  /** Runs `use` with the address of x normalized; the kernel after that reads nothing of it ahead. */
-  const withNormal = (x: ArrayRef, norm: ArrayRef, eps: number, use: (normal: number) => void): void => {
-    const { y, rstd } = normalize(context, x, norm, eps, { leads: true });
-    use(whole(y));
-    for (const used of [y, rstd]) used.backend.free(used);
-  };
   return {
     normSwiglu(x, norm, eps, weight) {
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
       const half = outputs / 2;
       const y = empty(x.storage.dtype, rows * half, "normSwiglu");
-      withNormal(x, norm, eps, (normal) => {
+      withNormal(context, x, norm, eps, (normal) => {
         const { defines, ...launch } = divideSeveralRows({ rows, outputs, width, halves: 2 }, device.multiprocessors);
         const fn = device.kernels.get("severalRowsHopper", "several_rows_swiglu", "sspiii", defines, launch.shared);
         const weights = boxes(device, device.address(weight), outputs, width, 8 * defines.TILES, defines);
@@ -78,7 +72,7 @@ export function severalRowsKernels(
     qkvToCache(x, { norm, eps, weight, bias }, placement, rotation, cache) {
       const [[m, k], [n]] = [x.shape, weight.shape];
       const qkv = empty(x.storage.dtype, m * n, "qkvToCache");
-      withNormal(x, norm, eps, (normal) => {
+      withNormal(context, x, norm, eps, (normal) => {
         const [w, added] = [weight, bias].map((array) => (array ? device.address(array) : 0));
         const addresses = { x: normal, w, bias: added, residual: 0, y: whole(qkv) };
         multiplySeveral(device, addresses, { batch: 1, m, n, k, transposeA: false, transposeB: true });
