@@ -13,6 +13,7 @@ const MOST_STAGES = 8;
 const GROUP = 8;
 /** Columns of many bands of rows, beside those that suit one: a kernel compiled for each number of rows would be worth less. */
 const COMMON_COLUMNS = [128, MOST_COLUMNS];
+const ALL_COLUMNS = Array.from({ length: MOST_COLUMNS / 8 }, (_, i) => MOST_COLUMNS - 8 * i);
 
 /** Products per clock that a multiprocessor does, and bytes that the second-level cache gives it. */
 const PRODUCTS = 2048;
@@ -43,7 +44,7 @@ export interface ManyChoice {
 export type ManyDivision = ReturnType<typeof divideMany>;
 
 /** Cuts a product as chosen. */
-export function divideMany(product: ManyProduct, choice: ManyChoice, multiprocessors: number) {
+export function divideMany({ rows, half }: ManyProduct, choice: ManyChoice, multiprocessors: number) {
   const { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS, LEAD = 1, group = GROUP } = choice;
   const packs = COLUMNS / 8;
   const staging = WARPS * WARP_ROWS * 16 * (packs % 8 === 0 ? packs : packs | 1);
@@ -51,7 +52,8 @@ export function divideMany(product: ManyProduct, choice: ManyChoice, multiproces
   const stage = ROW_BYTES * (BLOCK_ROWS + 2 * COLUMNS);
   const { STAGES = Math.min(Math.floor((BLOCK_SHARED - rest) / stage), MOST_STAGES) } = choice;
   const cluster = ROW_BLOCKS * COLUMN_BLOCKS;
-  const clusters = Math.min(Math.floor(multiprocessors / cluster), unitsOf(product, choice));
+  const units = bandsOf(rows, ROW_BLOCKS) * Math.ceil(half / COLUMNS / COLUMN_BLOCKS);
+  const clusters = Math.min(Math.floor(multiprocessors / cluster), units);
   return {
     defines: { COLUMNS, STAGES, ROW_BLOCKS, COLUMN_BLOCKS, LEAD },
     group,
@@ -63,31 +65,27 @@ export function divideMany(product: ManyProduct, choice: ManyChoice, multiproces
 
 /** Cuts a product so that its units come in full waves. */
 export function divideManyRows(product: ManyProduct, multiprocessors: number): ManyDivision {
-  const shape = (COLUMNS: number): ManyChoice =>
-    product.rows <= BLOCK_ROWS
-      ? { COLUMNS, ROW_BLOCKS: 1, COLUMN_BLOCKS: 2 }
-      : { COLUMNS, ROW_BLOCKS: 2, COLUMN_BLOCKS: 1 };
-  const fastest = (rows: number, columns: readonly number[]) =>
-    columns.reduce((best, other) => {
-      const [a, b] = [best, other].map((each) => clocks({ ...product, rows }, shape(each), multiprocessors));
-      return b < a ? other : best;
-    });
-  const all = Array.from({ length: MOST_COLUMNS / 8 }, (_, i) => MOST_COLUMNS - 8 * i);
-  const forOne = fastest(Math.min(product.rows, 2 * BLOCK_ROWS), all);
-  const columns = product.rows <= 2 * BLOCK_ROWS ? forOne : fastest(product.rows, [forOne, ...COMMON_COLUMNS]);
-  return divideMany(product, shape(columns), multiprocessors);
-}
-
-function unitsOf({ rows, half }: ManyProduct, { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS }: ManyChoice): number {
-  return Math.ceil(rows / BLOCK_ROWS / ROW_BLOCKS) * Math.ceil(half / COLUMNS / COLUMN_BLOCKS);
-}
-
-/** Roughly how long a product takes. */
-function clocks(product: ManyProduct, choice: ManyChoice, multiprocessors: number): number {
-  const { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS } = choice;
+  const { rows, half, width } = product;
+  const [ROW_BLOCKS, COLUMN_BLOCKS]: [1 | 2, 1 | 2] = rows <= BLOCK_ROWS ? [1, 2] : [2, 1];
   const clusters = Math.floor(multiprocessors / ROW_BLOCKS / COLUMN_BLOCKS);
-  const waves = Math.ceil(unitsOf(product, choice) / clusters);
-  const products = (BLOCK_ROWS * 2 * COLUMNS) / PRODUCTS;
-  const bytes = (2 * (BLOCK_ROWS / COLUMN_BLOCKS + (2 * COLUMNS) / ROW_BLOCKS)) / CACHE_BYTES;
-  return waves * (product.width * Math.max(products, bytes) + BETWEEN);
+  /** Roughly how long so many bands take. */
+  const clocks = (bands: number, columns: number): number => {
+    const products = (BLOCK_ROWS * 2 * columns) / PRODUCTS;
+    const bytes = (2 * (BLOCK_ROWS / COLUMN_BLOCKS + (2 * columns) / ROW_BLOCKS)) / CACHE_BYTES;
+    const waves = Math.ceil((bands * Math.ceil(half / columns / COLUMN_BLOCKS)) / clusters);
+    return waves * (width * Math.max(products, bytes) + BETWEEN);
+  };
+  const fastest = (bands: number, among: readonly number[]): number => {
+    let best = among[0];
+    for (const columns of among) if (clocks(bands, columns) < clocks(bands, best)) best = columns;
+    return best;
+  };
+  const bands = bandsOf(rows, ROW_BLOCKS);
+  const forOne = fastest(1, ALL_COLUMNS);
+  const COLUMNS = bands === 1 ? forOne : fastest(bands, [forOne, ...COMMON_COLUMNS]);
+  return divideMany(product, { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS }, multiprocessors);
+}
+
+function bandsOf(rows: number, rowBlocks: number): number {
+  return Math.ceil(rows / BLOCK_ROWS / rowBlocks);
 }
