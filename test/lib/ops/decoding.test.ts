@@ -1,6 +1,7 @@
 /* What decoding needs of the operations that a backend may have in one kernel for a few rows: the bits of the single steps. */
 import test from "ava";
 import {
+  backward,
   createCpu,
   linear,
   normSwiglu,
@@ -11,6 +12,7 @@ import {
   rope,
   type Shape,
   swiglu,
+  type Tensor,
   tensor,
 } from "../../../lib/index.js";
 import { sizeOf } from "../../../lib/shape.js";
@@ -30,6 +32,18 @@ for (const [name, backend] of backends) {
     const y = normSwiglu(x, norm, EPS, weight);
     t.deepEqual(y.shape, [3, 7]);
     t.deepEqual(await values(y), await values(swiglu(linear(rmsNorm(x, norm, EPS), weight))));
+  });
+
+  test(`normSwiglu, ${name}: where a gradient is asked for, that of norm, projection and swiglu`, async (t) => {
+    const gradients = async (y: (of: readonly Tensor[]) => Tensor) => {
+      const leaves = [make(1, 3, 10), make(2, 10), make(3, 14, 10)];
+      for (const leaf of leaves) leaf.requiresGrad = true;
+      backward([y(leaves)], [make(4, 3, 7)]);
+      return Promise.all(leaves.map(({ grad }) => values(grad!)));
+    };
+    const expected = await gradients(([x, norm, weight]) => swiglu(linear(rmsNorm(x, norm, EPS), weight)));
+    t.true(expected.every((gradient) => gradient.some((value) => value !== 0)));
+    t.deepEqual(await gradients(([x, norm, weight]) => normSwiglu(x, norm, EPS, weight)), expected);
   });
 
   for (const [what, hasBias, hasNorms] of [
@@ -81,6 +95,9 @@ test("a backend's own kernel is asked first, and may leave a shape to the compos
     await values(swiglu(linear(rmsNorm(x, norm, EPS), weight))),
   );
   t.deepEqual(rows, [1, 3]);
+  weight.requiresGrad = true;
+  normSwiglu(x.slice(0, 0, 1), norm, EPS, weight);
+  t.deepEqual(rows, [1, 3], "where a gradient is asked for it is not");
 });
 
 test("a backend may have the last step of qkvToCache alone: it gets the projection, norms of heads included", async (t) => {

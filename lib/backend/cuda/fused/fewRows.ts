@@ -3,6 +3,8 @@ import type { CudaContext } from "../context.js";
 import type { CudaDevice } from "../device.js";
 import { rangeOf } from "../overlaps.js";
 import { dividePlain, divideQkv, divideSwiglu, MOST_FEW } from "./fewRowsDivision.js";
+import { normSwigluMany } from "./manyRows.js";
+import { MOST_MANY } from "./manyRowsDivision.js";
 import type { RopeTables } from "./rope.js";
 import {
   boxes,
@@ -21,7 +23,13 @@ const WIDEST_NORM = 4096;
  * Whether a product, to which `terms` are added, goes to kernels/fewRowsHopper.cu or severalRowsHopper.cu, which give the bits
  * of cuBLASLt and are made for Hopper's memory.
  */
-export function isFew(
+export function isFew(...product: Parameters<typeof suitsHopper>): boolean {
+  const [, , , { m }] = product;
+  return m <= MOST_SEVERAL && suitsHopper(...product);
+}
+
+/** Whether the kernels for Hopper can take a product, but for the number of rows. */
+function suitsHopper(
   device: CudaDevice,
   a: ArrayRef,
   b: ArrayRef,
@@ -33,7 +41,6 @@ export function isFew(
     a.storage.dtype === "bf16" &&
     spec.batch === 1 &&
     spec.m > 0 &&
-    spec.m <= MOST_SEVERAL &&
     !spec.transposeA &&
     spec.transposeB &&
     spec.n >= 256 &&
@@ -71,13 +78,14 @@ export function fewRowsKernels(
   const fits = (x: ArrayRef, weight: ArrayRef, bias?: ArrayRef): boolean => {
     const [[m, k], [n]] = [x.shape, weight.shape];
     const spec = { batch: 1, m, n, k, transposeA: false, transposeB: true };
-    return n % 16 === 0 && isFew(device, x, weight, spec, [bias]);
+    return n % 16 === 0 && suitsHopper(device, x, weight, spec, [bias]);
   };
   const normed = (x: ArrayRef, norm: ArrayRef): boolean => x.shape[1] <= WIDEST_NORM && at(norm) % 16 === 0;
   return {
     normSwiglu(x, norm, eps, weight) {
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
-      if (!fits(x, weight)) return undefined;
+      if (rows > MOST_MANY || !fits(x, weight)) return undefined;
+      if (rows > MOST_SEVERAL) return normSwigluMany(context, x, norm, eps, weight);
       if (rows > MOST_FEW) return several.normSwiglu(x, norm, eps, weight);
       if (!normed(x, norm)) return undefined;
       const half = outputs / 2;
@@ -96,9 +104,9 @@ export function fewRowsKernels(
       const { positions, rows: places } = placement;
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
       const { heads, kvHeads, headDim } = rotation;
-      if (!fits(x, weight, bias)) return undefined;
+      if (rows > MOST_SEVERAL || headDim % 16 !== 0 || !fits(x, weight, bias)) return undefined;
       if (rows > MOST_FEW) return several.qkvToCache(x, weights, placement, rotation, cache);
-      if (!normed(x, norm) || headDim % 16 !== 0) return undefined;
+      if (!normed(x, norm)) return undefined;
       const { defines, ...launch } = divideQkv(outputs, width, headDim, device.multiprocessors);
       const { cos, sin, positions: known } = tableFor(rotation);
       const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");

@@ -61,6 +61,19 @@ export function normalize(
   return { y, rstd };
 }
 
+/** Runs `use` with the address of x normalized; the kernel after that reads nothing of it ahead. */
+export function withNormal(
+  context: CudaContext,
+  x: ArrayRef,
+  norm: ArrayRef,
+  eps: number,
+  use: (normal: number) => void,
+): void {
+  const { y, rstd } = normalize(context, x, norm, eps, { leads: true });
+  use(whole(context.device, y));
+  for (const used of [y, rstd]) used.backend.free(used);
+}
+
 export function rmsNormKernels(context: CudaContext): RmsNormKernels {
   const { device, empty } = context;
   /** Sums [chunks, width] of f32 over the chunks into a new array of x's dtype. */

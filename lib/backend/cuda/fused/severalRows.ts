@@ -4,7 +4,7 @@ import type { CudaDevice, Launch } from "../device.js";
 import { type Overlap, rangeOf } from "../overlaps.js";
 import { tensorMap } from "../tensorMap.js";
 import { BOX } from "./fewRowsDivision.js";
-import { normalize } from "./rmsNorm.js";
+import { withNormal } from "./rmsNorm.js";
 import type { RopeTables } from "./rope.js";
 import { divideSeveralRows, X_ROWS } from "./severalRowsDivision.js";
 
@@ -52,18 +52,12 @@ export function severalRowsKernels(
 ): { readonly [K in "normSwiglu" | "qkvToCache"]: (...args: Parameters<FusedKernels[K]>) => Storage } {
   const { device, empty } = context;
   const whole = (storage: Storage) => device.address({ storage, offset: 0, shape: [] });
-  /** Runs `use` with the address of x normalized; the kernel after that reads nothing of it ahead. */
-  const withNormal = (x: ArrayRef, norm: ArrayRef, eps: number, use: (normal: number) => void): void => {
-    const { y, rstd } = normalize(context, x, norm, eps, { leads: true });
-    use(whole(y));
-    for (const used of [y, rstd]) used.backend.free(used);
-  };
   return {
     normSwiglu(x, norm, eps, weight) {
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
       const half = outputs / 2;
       const y = empty(x.storage.dtype, rows * half, "normSwiglu");
-      withNormal(x, norm, eps, (normal) => {
+      withNormal(context, x, norm, eps, (normal) => {
         const { defines, ...launch } = divideSeveralRows({ rows, outputs, width, halves: 2 }, device.multiprocessors);
         const fn = device.kernels.get("severalRowsHopper", "several_rows_swiglu", "sspiii", defines, launch.shared);
         const weights = boxes(device, device.address(weight), outputs, width, defines.OUTPUTS, defines);
@@ -79,7 +73,7 @@ export function severalRowsKernels(
       const { heads, kvHeads, headDim } = rotation;
       const y = empty(x.storage.dtype, rows * outputs, "qkvToCache");
       const at = (array: ArrayRef) => device.address(array);
-      withNormal(x, norm, eps, (normal) => {
+      withNormal(context, x, norm, eps, (normal) => {
         const product = { rows, outputs, width, halves: 2, apart: headDim / 2 } as const;
         const { defines, ...launch } = divideSeveralRows(product, device.multiprocessors);
         const all = { ...defines, HEAD_DIM: headDim };

@@ -9,6 +9,13 @@ import {
   divideSwiglu,
   MULTIPROCESSOR_SHARED,
 } from "../../../../lib/backend/cuda/fused/fewRowsDivision.js";
+import {
+  divideMany,
+  divideManyRows,
+  type ManyDivision,
+  type ManyProduct,
+  MOST_COLUMNS,
+} from "../../../../lib/backend/cuda/fused/manyRowsDivision.js";
 import { chunkBytes, DEEP } from "../../../../lib/backend/cuda/fused/pagedAttention.js";
 import { BESIDES, boxRows, divideChunks } from "../../../../lib/backend/cuda/fused/pagedAttentionHopper.js";
 import {
@@ -182,6 +189,77 @@ test("blocks of several rows of all sizes keep to what a multiprocessor has, at 
         }
       }
     }
+  }
+});
+
+/** Stages, results and barriers are inside a block's shared memory, sums in its registers; whole clusters of a full grid at most. */
+function fitsMany(
+  t: ExecutionContext,
+  what: string,
+  division: ManyDivision,
+  product: ManyProduct,
+  count: number,
+): void {
+  const { defines, grid, block, shared, group } = division;
+  const { COLUMNS, STAGES, ROW_BLOCKS, COLUMN_BLOCKS, LEAD } = defines;
+  const label = `${what}: ${JSON.stringify(defines)}`;
+  t.true(COLUMNS % 8 === 0 && COLUMNS >= 8 && COLUMNS <= MOST_COLUMNS, label);
+  t.is(block, 384, label);
+
+  const stage = 128 * ROW + 2 * COLUMNS * ROW;
+  // Rows of results begin 16 bytes further on where they would begin at the same banks, in eights of packs of 8 they are swizzled.
+  const pitch = 2 * COLUMNS + ((COLUMNS / 8) % 2 === 0 && COLUMNS % 64 !== 0 ? 16 : 0);
+  t.true(
+    STAGES * stage + 128 * pitch + 16 * STAGES + 1024 <= shared && shared <= BLOCK_SHARED,
+    `${label}: ${shared} bytes`,
+  );
+  t.true(STAGES >= 3 && STAGES <= 8 && LEAD < STAGES, label);
+
+  const cluster = ROW_BLOCKS * COLUMN_BLOCKS;
+  const bands = Math.ceil(product.rows / 128 / ROW_BLOCKS);
+  const units = bands * Math.ceil(product.half / COLUMNS / COLUMN_BLOCKS);
+  t.true(grid[0] % cluster === 0 && grid[0] <= count && grid[0] <= cluster * units, label);
+  t.true(grid[0] > count - cluster || grid[0] === cluster * units, `${label}: no block is left out`);
+  t.true(group >= 1, label);
+}
+
+for (const [name, [hidden, mlp]] of Object.entries(published)) {
+  test(`${name}: many rows, blocks keep to what a multiprocessor has, in few kinds`, (t) => {
+    for (const count of multiprocessors) {
+      const kinds = new Set<string>();
+      for (const rows of [65, 128, 129, 200, 256, 257, 512, 1000, 2048, 5120, 8192, 100_000]) {
+        const product = { rows, half: mlp, width: hidden };
+        const division = divideManyRows(product, count);
+        fitsMany(t, `${rows} rows on ${count}`, division, product, count);
+        kinds.add(JSON.stringify(division.defines));
+      }
+      t.true(kinds.size <= 4, `${kinds.size} kernels to compile`);
+    }
+  });
+}
+
+test("blocks of many rows of all sizes keep to what a multiprocessor has", (t) => {
+  const product = { rows: 1000, half: 4872, width: 896 };
+  for (let COLUMNS = 8; COLUMNS <= MOST_COLUMNS; COLUMNS += 8) {
+    for (const ROW_BLOCKS of [1, 2] as const) {
+      for (const COLUMN_BLOCKS of [1, 2] as const) {
+        const division = divideMany(product, { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS }, 132);
+        fitsMany(t, `${COLUMNS}`, division, product, 132);
+      }
+    }
+  }
+});
+
+test("Qwen2.5 3B and 7B on 132 multiprocessors: 256 rows are one and two full waves", (t) => {
+  for (const [name, waves, columns] of [
+    ["Qwen2.5 3B", 1, 168],
+    ["Qwen2.5 7B", 2, 144],
+  ] as const) {
+    const [hidden, mlp] = published[name];
+    const { grid, defines } = divideManyRows({ rows: 256, half: mlp, width: hidden }, 132);
+    t.is(grid[0], 132, name);
+    t.is(defines.COLUMNS, columns, name);
+    t.is(Math.ceil(mlp / columns / 66), waves, name);
   }
 });
 
