@@ -1,6 +1,6 @@
 /*
- * The first half of an MLP over more than 64 rows. On Hopper kernels/manyRowsHopper.cu computes it where it is faster; norm, cuBLASLt's product and swiglu one
- * after the other are what it is compared with, bit by bit.
+ * The first half of an MLP over more than 64 rows. On Hopper kernels/manyRowsHopper.cu computes it where it is faster; norm, cuBLASLt's
+ * product and swiglu one after the other are what it is compared with, bit by bit.
  */
 import type { ExecutionContext } from "ava";
 import { Arena, normSwiglu, type Shape, type Tensor, tensor } from "../../../../lib/index.js";
