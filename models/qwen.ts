@@ -90,7 +90,7 @@ export class Qwen {
     return this.#mlp(i, mixed);
   }
 
-  /** The same, with the past in a cache: on cuda five kernels for up to 8 tokens, eight for more. */
+  /** The same, with the past in a cache: on cuda five kernels for up to 8 tokens, eight for up to 1,024. */
   #cachedLayer(
     i: number,
     x: Tensor,

@@ -23,21 +23,22 @@ export function manyRowsLaunch(
   return { fn, args: [...maps, y, rows, half, width, group] };
 }
 
-/** swiglu(rmsNorm(x)·weightᵀ) of more than 64 rows, whose product kernels/manyRowsHopper.cu can take. */
+/** swiglu(rmsNorm(x)·weightᵀ) of more than 64 rows, whose product kernels/manyRowsHopper.cu can take, where that is faster. */
 export function normSwigluMany(
   context: CudaContext,
   x: ArrayRef,
   norm: ArrayRef,
   eps: number,
   weight: ArrayRef,
-): Storage {
+): Storage | undefined {
   const { device, empty } = context;
   const [[rows, width], [outputs]] = [x.shape, weight.shape];
   const product = { rows, half: outputs / 2, width };
+  const division = divideManyRows(product, device.multiprocessors);
+  if (!division) return undefined;
   const y = empty(x.storage.dtype, rows * product.half, "normSwiglu");
   withNormal(context, x, norm, eps, (normal) => {
     const addresses = { x: normal, w: device.address(weight), y: rangeOf(device, y).address };
-    const division = divideManyRows(product, device.multiprocessors);
     const { fn, args } = manyRowsLaunch(context, addresses, product, division);
     device.launch(fn, args, {
       grid: division.grid,

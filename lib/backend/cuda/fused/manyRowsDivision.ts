@@ -6,6 +6,8 @@ export const MOST_MANY = 1024;
 const BLOCK_ROWS = 128;
 const WARP_ROWS = 16;
 const WARPS = 8;
+/** Of the inner axis. */
+const STEP = 64;
 /** Most columns of gate, and as many of up, whose sums find room in the registers, and stages in shared memory. */
 export const MOST_COLUMNS = 168;
 /** Room for two barriers a stage. */
@@ -13,13 +15,19 @@ const BARRIERS = 128;
 const MOST_STAGES = 8;
 /** Bands of rows that share columns of the weights while they are in the cache. */
 const GROUP = 8;
-/** Columns of many bands of rows, beside those that suit one: a kernel compiled for each number of rows would be worth less. */
-const COMMON_COLUMNS = [128, MOST_COLUMNS];
+/** Columns of many bands of rows, beside those that suit two: a kernel compiled for each number of rows would be worth less. */
+const COMMON_COLUMNS = 128;
+/** Rows up to which the kernel beats cuBLASLt and swiglu, and, of more than a band, what share of its products must count. */
+const MOST_MANY = 1024;
+const WORTHWHILE = 0.8;
 const ALL_COLUMNS = Array.from({ length: MOST_COLUMNS / 8 }, (_, i) => MOST_COLUMNS - 8 * i);
 
 /** Products per clock that a multiprocessor does, and bytes that the second-level cache gives it. */
 const PRODUCTS = 2048;
-const CACHE_BYTES = 26;
+const CACHE_BYTES = 30;
+/** Clocks until weights are there, from memory where no other band has brought them, and stages that the products hold meanwhile. */
+const LATENCY = { memory: 2900, cache: 1400 };
+const HELD = 1.5;
 /** Clocks between the last product of a unit and the first of the next. */
 const BETWEEN = 1500;
 
@@ -48,11 +56,7 @@ export type ManyDivision = ReturnType<typeof divideMany>;
 /** Cuts a product as chosen. */
 export function divideMany({ rows, half }: ManyProduct, choice: ManyChoice, multiprocessors: number) {
   const { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS, LEAD = 1, group = GROUP } = choice;
-  const packs = COLUMNS / 8;
-  const staging = WARPS * WARP_ROWS * 16 * (packs % 8 === 0 ? packs : packs | 1);
-  const rest = staging + BARRIERS + ALIGNMENT;
-  const stage = ROW_BYTES * (BLOCK_ROWS + 2 * COLUMNS);
-  const { STAGES = Math.min(Math.floor((BLOCK_SHARED - rest) / stage), MOST_STAGES) } = choice;
+  const { STAGES = stagesOf(COLUMNS) } = choice;
   const cluster = ROW_BLOCKS * COLUMN_BLOCKS;
   const units = bandsOf(rows, ROW_BLOCKS) * Math.ceil(half / COLUMNS / COLUMN_BLOCKS);
   const clusters = Math.min(Math.floor(multiprocessors / cluster), units);
@@ -61,31 +65,58 @@ export function divideMany({ rows, half }: ManyProduct, choice: ManyChoice, mult
     group,
     grid: [cluster * clusters] as const,
     block: 384,
-    shared: STAGES * stage + rest,
+    shared: STAGES * stageOf(COLUMNS) + restOf(COLUMNS),
   };
 }
 
-/** Cuts a product so that its units come in full waves. */
-export function divideManyRows(product: ManyProduct, multiprocessors: number): ManyDivision {
+/**
+ * Cuts a product of more than 64 rows so that its units come in full waves; undefined where cuBLASLt and swiglu are as fast.
+ * Measured on an H200, as is all here.
+ */
+export function divideManyRows(product: ManyProduct, multiprocessors: number): ManyDivision | undefined {
   const { rows, half, width } = product;
+  if (rows > MOST_MANY) return undefined;
   const [ROW_BLOCKS, COLUMN_BLOCKS]: [1 | 2, 1 | 2] = rows <= BLOCK_ROWS ? [1, 2] : [2, 1];
   const clusters = Math.floor(multiprocessors / ROW_BLOCKS / COLUMN_BLOCKS);
+  const wavesOf = (bands: number, columns: number) =>
+    Math.ceil((bands * Math.ceil(half / columns / COLUMN_BLOCKS)) / clusters);
   /** Roughly how long so many bands take. */
   const clocks = (bands: number, columns: number): number => {
-    const products = (BLOCK_ROWS * 2 * columns) / PRODUCTS;
-    const bytes = (2 * (BLOCK_ROWS / COLUMN_BLOCKS + (2 * columns) / ROW_BLOCKS)) / CACHE_BYTES;
-    const waves = Math.ceil((bands * Math.ceil(half / columns / COLUMN_BLOCKS)) / clusters);
-    return waves * (width * Math.max(products, bytes) + BETWEEN);
-  };
-  const fastest = (bands: number, among: readonly number[]): number => {
-    let best = among[0];
-    for (const columns of among) if (clocks(bands, columns) < clocks(bands, best)) best = columns;
-    return best;
+    const products = (STEP * BLOCK_ROWS * 2 * columns) / PRODUCTS;
+    const bytes = (2 * STEP * (BLOCK_ROWS / COLUMN_BLOCKS + (2 * columns) / ROW_BLOCKS)) / CACHE_BYTES;
+    const arrival = LATENCY[bands === 1 ? "memory" : "cache"] / (stagesOf(columns) - HELD);
+    return wavesOf(bands, columns) * ((width / STEP) * Math.max(products, bytes, arrival) + BETWEEN);
   };
   const bands = bandsOf(rows, ROW_BLOCKS);
-  const forOne = fastest(1, ALL_COLUMNS);
-  const COLUMNS = bands === 1 ? forOne : fastest(bands, [forOne, ...COMMON_COLUMNS]);
+  const suited = Math.min(bands, 2);
+  let COLUMNS = MOST_COLUMNS;
+  // A band takes one wave of blocks that share x, or two that share weights; narrower blocks are slower, or were not measured.
+  const most = Math.max(ROW_BLOCKS * suited, wavesOf(suited, MOST_COLUMNS));
+  for (const columns of ALL_COLUMNS) {
+    if (wavesOf(suited, columns) <= most && clocks(suited, columns) <= clocks(suited, COLUMNS)) COLUMNS = columns;
+  }
+  if (clocks(bands, COMMON_COLUMNS) < clocks(bands, COLUMNS) && bands > 1) COLUMNS = COMMON_COLUMNS;
+  const done = wavesOf(bands, COLUMNS) * multiprocessors * BLOCK_ROWS * COLUMNS;
+  if (bands > 1 && rows * half < WORTHWHILE * done) return undefined;
   return divideMany(product, { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS }, multiprocessors);
+}
+
+function stagingOf(columns: number): number {
+  const packs = columns / 8;
+  return WARPS * WARP_ROWS * 16 * (packs % 8 === 0 ? packs : packs | 1);
+}
+
+function stageOf(columns: number): number {
+  return ROW_BYTES * (BLOCK_ROWS + 2 * columns);
+}
+
+/** As many as there is room for. */
+function stagesOf(columns: number): number {
+  return Math.min(Math.floor((BLOCK_SHARED - restOf(columns)) / stageOf(columns)), MOST_STAGES);
+}
+
+function restOf(columns: number): number {
+  return stagingOf(columns) + BARRIERS + ALIGNMENT;
 }
 
 function bandsOf(rows: number, rowBlocks: number): number {
