@@ -4,7 +4,6 @@ import type { CudaDevice } from "../device.js";
 import { rangeOf } from "../overlaps.js";
 import { dividePlain, divideQkv, divideSwiglu, MOST_FEW } from "./fewRowsDivision.js";
 import { normSwigluMany } from "./manyRows.js";
-import { MOST_MANY } from "./manyRowsDivision.js";
 import type { RopeTables } from "./rope.js";
 import {
   boxes,
@@ -84,7 +83,7 @@ export function fewRowsKernels(
   return {
     normSwiglu(x, norm, eps, weight) {
       const [[rows, width], [outputs]] = [x.shape, weight.shape];
-      if (rows > MOST_MANY || !fits(x, weight)) return undefined;
+      if (!fits(x, weight)) return undefined;
       if (rows > MOST_SEVERAL) return normSwigluMany(context, x, norm, eps, weight);
       if (rows > MOST_FEW) return several.normSwiglu(x, norm, eps, weight);
       if (!normed(x, norm)) return undefined;

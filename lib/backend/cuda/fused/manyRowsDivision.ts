@@ -1,7 +1,5 @@
 import { ALIGNMENT, BLOCK_SHARED, ROW_BYTES } from "./fewRowsDivision.js";
 
-/** Rows up to which kernels/manyRowsHopper.cu beats cuBLASLt and a kernel for SwiGLU. */
-export const MOST_MANY = 1024;
 /** As in kernels/manyRowsHopper.cu: rows of a block, and of those a computing warp has. */
 const BLOCK_ROWS = 128;
 const WARP_ROWS = 16;

@@ -113,18 +113,6 @@ __device__ __forceinline__ void produce(const TensorMap &w, const TensorMap &x, 
 __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000); }
 
-// gated() for 2^-60 <= |gate| <= 80: the quotient as __fdiv_rn rounds it, without its branch for what would overflow or underflow on
-// the way, so that many go on at once.
-constexpr u32 LEAST = 0x2180, MOST = 0x42a0; // of |gate|, bits of bf16
-__device__ __forceinline__ float gated_in_range(float gate, float up) {
-  const float divisor = __fadd_rn(1.0f, expf(-gate));
-  float inverse;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(divisor));
-  inverse = __fmaf_rn(inverse, __fmaf_rn(-divisor, inverse, 1.0f), inverse);
-  const float quotient = __fmul_rn(gate, inverse);
-  return __fmul_rn(__fmaf_rn(inverse, __fmaf_rn(-divisor, quotient, gate), quotient), up);
-}
-
 // The results of a warp: rows [row, row + 16), columns [column, column + COLUMNS) as far as there are.
 __device__ __forceinline__ void finish(float (&sums)[PARTS][PART_SUMS], bf16 *y, char *staging, int row, int column, const Problem &problem) {
   constexpr int BATCH = 4; // packs at a time
@@ -133,28 +121,16 @@ __device__ __forceinline__ void finish(float (&sums)[PARTS][PART_SUMS], bf16 *y,
   __syncwarp(); // the results before have been read
 #pragma unroll
   for (int first = 0; first < PACKS; first += BATCH) {
-    u32 gates[BATCH][2], ups[BATCH][2], out[BATCH][2], beyond[2] = {}; // of rows `own` and 8 on
+    u32 out[BATCH][2]; // of rows `own` and 8 on
 #pragma unroll
     for (int j = 0; j < BATCH; j++)
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         if (first + j >= PACKS) continue;
         const int i = 4 * (first + j) + 2 * e;
-        const u32 gate = gates[j][e] = pair(i), up = ups[j][e] = pair(COLUMNS / 2 + i);
-        // Below LEAST it wraps; the other half is one less then, which changes nothing.
-        beyond[e] = __vmaxu2(beyond[e], (gate & 0x7fff7fff) - (LEAST << 16 | LEAST));
-        out[j][e] = pack_bf16(gated_in_range(low(gate), low(up)), gated_in_range(high(gate), high(up)));
-      }
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      if (row + own + 8 * e >= problem.rows || ((beyond[e] & 0xffff) <= MOST - LEAST && beyond[e] >> 16 <= MOST - LEAST)) continue;
-#pragma unroll
-      for (int j = 0; j < BATCH; j++) {
-        if (first + j >= PACKS) continue;
-        const u32 gate = gates[j][e], up = ups[j][e];
+        const u32 gate = pair(i), up = pair(COLUMNS / 2 + i);
         out[j][e] = pack_bf16(gated(low(gate), low(up)), gated(high(gate), high(up)));
       }
-    }
 #pragma unroll
     for (int j = 0; j < BATCH; j++)
 #pragma unroll
