@@ -56,15 +56,17 @@ for (const [name, [half, width]] of Object.entries(shapes)) {
   cudaTest(`normSwiglu, ${name}: many rows have the bits of the composed form`, async (t) => {
     const backend = await openCuda();
     const make = await makeInputs();
+    using whole = new Arena();
+    // Gates from those that vanish to those that are their own silu, and sums that overflow.
+    const [all, norm, ...weights] = whole.run(() => [
+      make(1, [1024, width]),
+      make(2, [width]),
+      make(3, [2 * half, width], 0.05),
+      make(3, [2 * half, width], 1),
+    ]);
     for (const rows of [65, 128, 129, 200, 256, 257, 512, 1000, 1024]) {
       using arena = new Arena();
-      // Gates from those that vanish to those that are their own silu, and sums that overflow.
-      const inputs = arena.run(() => [
-        make(1, [rows, width]),
-        make(2, [width]),
-        make(3, [2 * half, width], rows % 2 === 0 ? 0.05 : 1),
-      ]);
-      const [x, norm, weight] = inputs;
+      const [x, weight] = [all.slice(0, 0, rows), weights[rows % 2]];
       const expected = await bits(arena.run(() => normSwigluComposed(x, norm, 1e-6, weight)));
       poison(backend);
       sameBits(t, await bits(arena.run(() => normSwiglu(x, norm, 1e-6, weight))), expected, half, `${rows} rows`);
