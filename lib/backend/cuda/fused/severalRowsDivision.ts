@@ -34,7 +34,7 @@ export interface SeveralProduct {
 export interface SeveralChoice {
   /** 16, 32 or 64 rows of x, and how many times that there are. */
   readonly ROWS: number;
-  readonly ROW_BLOCKS: 1 | 2 | 4;
+  readonly ROW_BLOCKS: 1 | 2;
   /** Blocks that share x, a divisor of ROWS / 8; with ROW_BLOCKS they make clusters of up to 8. */
   readonly SHARERS: number;
   /** Outputs of a half, a multiple of 8. */

@@ -1,13 +1,13 @@
-// Products of up to 64 rows, or four times that, by a weight matrix: y [rows, outputs] = x [rows, width] · w [outputs, width] transposed, with
-// the bits of the product over many rows. What severalRowsHopper.cu and betweenAttentionsHopper.cu have in common.
+// Products of up to 64 rows by a weight matrix: y [rows, outputs] = x [rows, width] · w [outputs, width] transposed, with the bits of the
+// product over many rows. How blocks bring, share and multiply their parts, and what turns queries and keys.
 //
 // A block has `rows` rows of x and `outputs` rows of the weights, or (halves = 2) as many of two parts that lie apart, such as gate and up; a
 // thread has both sums then. A warpgroup multiplies 64 rows of x, of which those past these are whatever lies there. The copy engine
 // brings both operands through a ring of slots, a step of some boxes of 64 columns at a time; past the width there are zeros.
 //
 // What a block takes in bounds products of many rows and few outputs, so the blocks of a cluster share it: `sharers` blocks have the same rows
-// of x and other outputs, each bringing rows / sharers rows of a step, a multiple of 8, to all; `row_blocks` such groups have the same
-// outputs and other rows, and take turns in bringing the weights of a step. A slot is free when all blocks of the cluster have read it.
+// of x and other outputs, each bringing rows / sharers rows of a step, a multiple of 8, to all; `row_blocks` such groups, one or two, have the
+// same outputs and other rows, and take turns in bringing the weights of a step. A slot is free when all blocks of the cluster have read it.
 #pragma once
 #include "formulas.cuh"
 #include "overlap.cuh"
@@ -57,13 +57,13 @@ template <int rows_, int row_blocks_, int sharers_, int outputs_, int boxes_, in
     const u32 to = ring.shared + stage * R::slot_bytes + x_bytes, barrier = ring.full + 8 * stage;
     barrier_expect(barrier, bytes); // of x too, whoever brings it
     if (row_blocks > 1 && step % row_blocks != row_block()) return;
-    constexpr u16 FIRST_OF_ALL = row_blocks == 4 ? 1 | 1 << sharers | 1 << 2 * sharers | 1 << 3 * sharers : 1 | 1 << sharers;
+    constexpr u16 FIRST_OF_BOTH = 1 | 1 << sharers;
 #pragma unroll
     for (int half = 0; half < halves; half++)
       if (row_blocks == 1)
         tma_load(to + half * boxes * half_bytes, map, 0, first[half], step * boxes, barrier);
       else
-        tma_load_multicast(to + half * boxes * half_bytes, map, 0, first[half], step * boxes, barrier, FIRST_OF_ALL << blockIdx.x % sharers);
+        tma_load_multicast(to + half * boxes * half_bytes, map, 0, first[half], step * boxes, barrier, FIRST_OF_BOTH << blockIdx.x % sharers);
   }
   template <typename R> static __device__ __forceinline__ void bring_x(const R &ring, const TensorMap &map, int step, int stage) {
 #pragma unroll
@@ -77,8 +77,8 @@ template <int rows_, int row_blocks_, int sharers_, int outputs_, int boxes_, in
     }
   }
 
-  // Adds up all steps, which are numbers from_number on of the ring's, by one warpgroup: of the first half, then of the second.
-  template <int from_number, typename R> static __device__ __forceinline__ void multiply(const R &ring, int steps, float (&sums)[summed]) {
+  // Adds up all steps by one warpgroup: of the first half, then of the second.
+  template <typename R> static __device__ __forceinline__ void multiply(const R &ring, int steps, float (&sums)[summed]) {
     constexpr int stages = R::stages;
     const int lane = threadIdx.x % 32;
     const u64 x = descriptor(ring.shared, 16, boxes * GROUP_BYTES), w = descriptor(ring.shared + x_bytes);
@@ -99,8 +99,8 @@ template <int rows_, int row_blocks_, int sharers_, int outputs_, int boxes_, in
     const auto release = [&](int stage) {
       if (lane < cluster) barrier_arrive_remote(ring.empty + 8 * stage, lane);
     };
-    int stage = from_number % stages, before = 0;
-    u32 parity = from_number / stages % 2;
+    int stage = 0, before = 0;
+    u32 parity = 0;
     bool there = false; // the slot's boxes
 #pragma unroll
     for (int i = 0; i < summed; i++) sums[i] = 0;
@@ -119,7 +119,7 @@ template <int rows_, int row_blocks_, int sharers_, int outputs_, int boxes_, in
     }
     wgmma_wait<0>();
     hold(sums);
-    release((from_number + steps - 1) % stages);
+    release((steps - 1) % stages);
   }
 
   // finish(j, e, sums): the sums of own_output() + 8 j and the next, in each half, for own_row(e).

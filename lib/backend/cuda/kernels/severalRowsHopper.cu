@@ -1,4 +1,4 @@
-// Products of 9 to 256 rows by a weight matrix (rowsHopper.cuh), for decoding many sequences at once, with what surrounds them in a layer.
+// Products of 9 to 64 rows by a weight matrix (rowsHopper.cuh), for decoding many sequences at once, with what surrounds them in a layer.
 // The time goes into reading the weights, which do not depend on the kernel before, so that begins while it ends.
 #include "rowsHopper.cuh"
 
@@ -55,7 +55,7 @@ __device__ __forceinline__ void several_rows(const TensorMap &w, const TensorMap
   } else {
     begin();
     float sums[Own::summed];
-    Own::multiply<0>(ring, steps, sums);
+    Own::multiply(ring, steps, sums);
     Own::each(sums, rows, finish);
   }
   __syncwarp();
