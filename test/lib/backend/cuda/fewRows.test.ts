@@ -8,7 +8,6 @@ import {
   normSwiglu,
   qkvToCache,
   type Rotation,
-  type Shape,
   type Tensor,
   tensor,
   zeros,
@@ -17,20 +16,7 @@ import { normSwigluComposed } from "../../../../lib/ops/normSwiglu.js";
 import { qkvToCacheComposed } from "../../../../lib/ops/qkvToCache.js";
 import { sizeOf } from "../../../../lib/shape.js";
 import { normals, values } from "../../support.js";
-import { cudaTest, firstDifference, openCuda } from "./support.js";
-
-const noise = normals(7, 1_048_573);
-
-async function makeInputs() {
-  const backend = await openCuda();
-  return (seed: number, shape: Shape, scale = 1): Tensor => {
-    const data = Float32Array.from(
-      { length: sizeOf(shape) },
-      (_, i) => scale * noise[(seed * 7919 + i) % noise.length],
-    );
-    return tensor(data, { backend, dtype: "bf16", shape });
-  };
-}
+import { cudaTest, firstDifference, noiseMaker, openCuda } from "./support.js";
 
 const rowCounts = [1, 3, 8, 9, 16, 17, 33, 64];
 /** Rows that cuBLASLt multiplies. */
@@ -39,7 +25,7 @@ const MANY = 72;
 cudaTest(
   "linear: a few rows have the bits of many, also where tiles, boxes and stages do not come out even",
   async (t) => {
-    const make = await makeInputs();
+    const make = await noiseMaker(7);
     for (const [outputs, width] of [
       [256, 256],
       [264, 320],
@@ -77,7 +63,7 @@ cudaTest(
 );
 
 cudaTest("normSwiglu: a few rows have the bits of the composed form, widths of one kernel in turns", async (t) => {
-  const make = await makeInputs();
+  const make = await noiseMaker(7);
   for (const [half, width] of [
     [256, 1792],
     [256, 1600],
@@ -104,7 +90,7 @@ cudaTest("normSwiglu: a few rows have the bits of the composed form, widths of o
 
 cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads of all sizes", async (t) => {
   const backend = await openCuda();
-  const make = await makeInputs();
+  const make = await noiseMaker(7);
   const ints = (data: readonly number[]) => tensor(data, { backend, dtype: "i32" });
   // The eighth position is outside the tables; the third token goes nowhere.
   const [positions, places] = [
@@ -158,7 +144,7 @@ cudaTest("qkvToCache: a few rows have the bits of the composed form, for heads o
 cudaTest(
   "a few rows have the same bits every time, where each kernel begins before the one before has ended",
   async (t) => {
-    const make = await makeInputs();
+    const make = await noiseMaker(7);
     using arena = new Arena();
     const [x, norm, gateUp, down, wide, projection] = arena.run(() => [
       make(1, [MANY, 4096]),
@@ -203,7 +189,7 @@ cudaTest(
 );
 
 cudaTest("a product whose weights are the result of the kernel before waits for them", async (t) => {
-  const make = await makeInputs();
+  const make = await noiseMaker(7);
   using arena = new Arena();
   const [x, w, z] = arena.run(() => [make(1, [64, 4096]), make(2, [4096, 4096], 0.05), make(3, [8, 1024])]);
   // [64, 4096] of the first product are the weights [256, 1024] of the second.

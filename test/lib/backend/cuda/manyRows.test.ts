@@ -3,24 +3,12 @@
  * product and swiglu one after the other are what it is compared with, bit by bit.
  */
 import type { ExecutionContext } from "ava";
-import { Arena, normSwiglu, type Shape, type Tensor, tensor } from "../../../../lib/index.js";
+import { Arena, normSwiglu, type Tensor, tensor } from "../../../../lib/index.js";
 import { normSwigluComposed } from "../../../../lib/ops/normSwiglu.js";
-import { sizeOf } from "../../../../lib/shape.js";
 import { normals } from "../../support.js";
-import { cudaTest, openCuda, poison } from "./support.js";
+import { cudaTest, noiseMaker, openCuda, poison } from "./support.js";
 
 const noise = normals(11, 1_048_573);
-
-async function makeInputs() {
-  const backend = await openCuda();
-  return (seed: number, shape: Shape, scale = 1): Tensor => {
-    const data = Float32Array.from(
-      { length: sizeOf(shape) },
-      (_, i) => scale * noise[(seed * 7919 + i) % noise.length],
-    );
-    return tensor(data, { backend, dtype: "bf16", shape });
-  };
-}
 
 /** Bits of bf16. */
 const bits = async (x: Tensor) => (await x.backend.download(x)) as Uint16Array;
@@ -55,7 +43,7 @@ const shapes = {
 for (const [name, [half, width]] of Object.entries(shapes)) {
   cudaTest(`normSwiglu, ${name}: many rows have the bits of the composed form`, async (t) => {
     const backend = await openCuda();
-    const make = await makeInputs();
+    const make = await noiseMaker(11);
     using whole = new Arena();
     // Gates from those that vanish to those that are their own silu, and sums that overflow.
     const [all, norm, ...weights] = whole.run(() => [
@@ -103,7 +91,7 @@ cudaTest("normSwiglu: many rows have the bits of the composed form for every gat
 
 cudaTest("normSwiglu: infinities and NaN among many rows stay in theirs", async (t) => {
   const backend = await openCuda();
-  const make = await makeInputs();
+  const make = await noiseMaker(11);
   const [rows, half, width] = [256, 1000, 320];
   using arena = new Arena();
   const data = Float32Array.from({ length: rows * width }, (_, i) => noise[i]);
@@ -127,7 +115,7 @@ cudaTest("normSwiglu: infinities and NaN among many rows stay in theirs", async 
 cudaTest(
   "normSwiglu: many rows have the same bits every time, where each kernel begins before the one before has ended",
   async (t) => {
-    const make = await makeInputs();
+    const make = await noiseMaker(11);
     const [half, width] = [4864, 896];
     for (const rows of [65, 256, 1000]) {
       using arena = new Arena();
@@ -146,7 +134,7 @@ cudaTest(
 
 cudaTest("normSwiglu: recorded, many rows have the bits of the composed form", async (t) => {
   const backend = await openCuda();
-  const make = await makeInputs();
+  const make = await noiseMaker(11);
   const [rows, half, width] = [256, 1000, 320];
   using arena = new Arena();
   const [x, norm, weight] = arena.run(() => [

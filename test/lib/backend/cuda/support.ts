@@ -3,7 +3,9 @@ import type { Backend } from "../../../../lib/backend/backend.js";
 import { cudaDeviceCount } from "../../../../lib/backend/cuda/device.js";
 import type { CudaBackend } from "../../../../lib/backend/cuda/index.js";
 import { findCudaLibrary } from "../../../../lib/backend/cuda/libraries.js";
-import { createCpu, openDevice } from "../../../../lib/index.js";
+import { createCpu, openDevice, type Shape, type Tensor, tensor } from "../../../../lib/index.js";
+import { sizeOf } from "../../../../lib/shape.js";
+import { normals } from "../../support.js";
 
 /** Whether there is a GPU to test on. */
 export const hasCuda = !("tried" in findCudaLibrary("cuda")) && deviceCount() > 0;
@@ -20,6 +22,19 @@ function deviceCount(): number {
 export function cudaTest(title: string, implementation: (t: ExecutionContext) => void | Promise<void>): void {
   if (hasCuda) test.serial(title, implementation);
   else test.serial.skip(title, implementation);
+}
+
+/** Makes bf16 tensors of normal noise on the GPU; the same for the same numbers. */
+export async function noiseMaker(key: number) {
+  const backend = await openCuda();
+  const noise = normals(key, 1_048_573);
+  return (seed: number, shape: Shape, scale = 1): Tensor => {
+    const data = Float32Array.from(
+      { length: sizeOf(shape) },
+      (_, i) => scale * noise[(seed * 7919 + i) % noise.length],
+    );
+    return tensor(data, { backend, dtype: "bf16", shape });
+  };
 }
 
 let opened: Promise<CudaBackend> | undefined;
