@@ -30,7 +30,7 @@ function division(
 }
 
 /** The kernel of rmsNorm; where it leads, the next one may read ahead what this one does not write. */
-export function normalize(
+function normalize(
   { device, empty }: CudaContext,
   x: ArrayRef,
   weight: ArrayRef,

@@ -32,8 +32,9 @@ export interface SeveralProduct {
 
 /** Which part of a product a block has, and with whom it shares what it reads. */
 export interface SeveralChoice {
-  /** 16, 32 or 64 rows of x, and how many times that there are. */
+  /** Of x: 16, 32 or 64. */
   readonly ROWS: number;
+  /** Blocks that have the same weights and other rows. */
   readonly ROW_BLOCKS: 1 | 2;
   /** Blocks that share x, a divisor of ROWS / 8; with ROW_BLOCKS they make clusters of up to 8. */
   readonly SHARERS: number;
@@ -45,6 +46,7 @@ export interface SeveralChoice {
   readonly inFlight?: number;
 }
 
+/** Divides a product as chosen. */
 export function divideSeveral(product: SeveralProduct, choice: SeveralChoice) {
   const { width, halves } = product;
   const { ROWS, ROW_BLOCKS, SHARERS, OUTPUTS } = choice;
@@ -86,20 +88,21 @@ export function divideSeveralRows(product: SeveralProduct, multiprocessors: numb
   const ROW_BLOCKS = ROWS === 64 && outputs / multiprocessors < ROWS / 2 ? 2 : 1;
   const CLUSTER = ROWS / X_ROWS;
   const columns = placesOf(CLUSTER, multiprocessors) / ROW_BLOCKS;
-  const each = apart ? apart / Math.max(1, Math.floor((columns * apart * halves) / outputs)) : outputs / columns;
+  const pairs = outputs / halves;
+  const each = apart ? apart / Math.max(1, Math.floor((columns * apart) / pairs)) : pairs / columns;
   return divideSeveral(product, {
     ...{ ROWS: ROWS / ROW_BLOCKS, ROW_BLOCKS, SHARERS: CLUSTER / ROW_BLOCKS, OUTPUTS: eights(each, apart) },
   });
 }
 
 /** Blocks that run at once in clusters of so many: a part of the device has no room for another large one. */
-export function placesOf(cluster: number, multiprocessors: number): number {
+function placesOf(cluster: number, multiprocessors: number): number {
   const places = cluster > 2 ? multiprocessors * PLACES_OF_CLUSTERS : multiprocessors;
   return cluster * Math.floor(places / cluster + 1e-9);
 }
 
 /** The rows of x that a kernel is compiled for. */
-export function roundedRows(rows: number): 16 | 32 | 64 {
+function roundedRows(rows: number): 16 | 32 | 64 {
   return ([16, 32, 64] as const).find((most) => rows <= most)!;
 }
 

@@ -172,6 +172,21 @@ for (const [name, [hidden, mlp, heads, kvHeads, dim]] of Object.entries(publishe
   });
 }
 
+test("several rows: blocks have as few outputs as one wave allows, and of more rows than outputs half", (t) => {
+  const cut = (rows: number, outputs: number, width: number, halves: 1 | 2, apart?: number) => {
+    const { ROWS, ROW_BLOCKS, SHARERS, OUTPUTS } = divideSeveralRows(
+      { rows, outputs, width, halves, apart },
+      132,
+    ).defines;
+    return [ROWS, ROW_BLOCKS, SHARERS, OUTPUTS];
+  };
+  t.deepEqual(cut(64, 2048, 11_008, 1), [32, 2, 4, 40], "down_proj, 3B");
+  t.deepEqual(cut(64, 2560, 2048, 2, 64), [32, 2, 4, 24], "qkv_proj, 3B");
+  t.deepEqual(cut(64, 22_016, 2048, 2), [64, 1, 2, 88], "gate_up_proj, 3B");
+  t.deepEqual(cut(64, 9728, 896, 2), [64, 1, 8, 48], "gate_up_proj, 0.5B");
+  t.deepEqual(cut(32, 2048, 11_008, 1), [32, 1, 4, 24], "down_proj, 3B, 32 rows");
+});
+
 test("blocks of several rows of all sizes keep to what a multiprocessor has, at all widths", (t) => {
   for (let tiles = 1; tiles <= 11; tiles++) {
     for (let width = 256; width <= WIDEST_NORM; width += 64) {
