@@ -13,10 +13,13 @@ const BARRIERS = 128;
 const MOST_STAGES = 8;
 /** Bands of rows that share columns of the weights while they are in the cache. */
 const GROUP = 8;
-/** Columns of many bands of rows, beside those that suit two: a kernel compiled for each number of rows would be worth less. */
+/**
+ * Columns of many bands of rows, beside those that suit two: a kernel compiled for each number of rows would be worth less. Gate and up
+ * of so many take one instruction, and with the power that saves the device runs faster: it is best for all of more rows than these.
+ */
 const COMMON_COLUMNS = 128;
-/** Rows up to which the kernel beats cuBLASLt and swiglu, and, of more than a band, what share of its products must count. */
-const MOST_MANY = 1024;
+const MOST_SUITED = 1024;
+/** Of more than a band, what share of the products must count for the kernel to beat cuBLASLt and swiglu. */
 const WORTHWHILE = 0.8;
 const ALL_COLUMNS = Array.from({ length: MOST_COLUMNS / 8 }, (_, i) => MOST_COLUMNS - 8 * i);
 
@@ -73,7 +76,6 @@ export function divideMany({ rows, half }: ManyProduct, choice: ManyChoice, mult
  */
 export function divideManyRows(product: ManyProduct, multiprocessors: number): ManyDivision | undefined {
   const { rows, half, width } = product;
-  if (rows > MOST_MANY) return undefined;
   const [ROW_BLOCKS, COLUMN_BLOCKS]: [1 | 2, 1 | 2] = rows <= BLOCK_ROWS ? [1, 2] : [2, 1];
   const clusters = Math.floor(multiprocessors / ROW_BLOCKS / COLUMN_BLOCKS);
   const wavesOf = (bands: number, columns: number) =>
@@ -93,7 +95,8 @@ export function divideManyRows(product: ManyProduct, multiprocessors: number): M
   for (const columns of ALL_COLUMNS) {
     if (wavesOf(suited, columns) <= most && clocks(suited, columns) <= clocks(suited, COLUMNS)) COLUMNS = columns;
   }
-  if (clocks(bands, COMMON_COLUMNS) < clocks(bands, COLUMNS) && bands > 1) COLUMNS = COMMON_COLUMNS;
+  const isFaster = bands > 1 && clocks(bands, COMMON_COLUMNS) < clocks(bands, COLUMNS);
+  if (isFaster || rows > MOST_SUITED) COLUMNS = COMMON_COLUMNS;
   const done = wavesOf(bands, COLUMNS) * multiprocessors * BLOCK_ROWS * COLUMNS;
   if (bands > 1 && rows * half < WORTHWHILE * done) return undefined;
   return divideMany(product, { COLUMNS, ROW_BLOCKS, COLUMN_BLOCKS }, multiprocessors);

@@ -1,11 +1,14 @@
 /*
  * What runtime.test.ts runs in processes of its own: `node child.js compute` prints results of kernels from several files,
- * `node child.js trap` launches one that traps and prints the error.
+ * `node child.js trap` launches one that traps and prints the error, `node child.js train cuda:1` prints the losses of a small
+ * model that is trained there.
  */
 import type { CudaBackend } from "../../../../lib/backend/cuda/index.js";
 import { arena, openDevice, rmsNorm, swiglu, tensor } from "../../../../lib/index.js";
+import { SmallRun } from "./training.js";
 
-const backend = (await openDevice("cuda")) as CudaBackend;
+const [mode, device = "cuda"] = process.argv.slice(2);
+const backend = (await openDevice(device)) as CudaBackend;
 
 async function compute(): Promise<void> {
   const results = arena(() => {
@@ -17,6 +20,16 @@ async function compute(): Promise<void> {
   });
   const values = await Promise.all(results);
   process.stdout.write(`${JSON.stringify(values.map((value) => Array.from(value)))}\n`);
+}
+
+async function train(): Promise<void> {
+  const run = new SmallRun(backend, {}, "bf16");
+  const losses: number[] = [];
+  for (let step = 0; step < 5; step++) {
+    await run.step(step);
+    losses.push(await run.loss(step));
+  }
+  process.stdout.write(`${JSON.stringify({ name: backend.name, losses })}\n`);
 }
 
 function trap(): void {
@@ -35,10 +48,10 @@ function trap(): void {
   }
 }
 
-if (process.argv[2] === "trap") {
+if (mode === "trap") {
   trap();
   // The context is lost: nothing can be given back.
   process.exit(0);
 }
-await compute();
+await (mode === "train" ? train : compute)();
 backend.close();

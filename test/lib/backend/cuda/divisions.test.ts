@@ -267,11 +267,13 @@ test("blocks of many rows of all sizes keep to what a multiprocessor has", (t) =
   }
 });
 
-test("Qwen2.5 3B on 132 multiprocessors: 512 rows are two full waves; a third more rows than a band go to the library", (t) => {
+test("Qwen2.5 3B on 132 multiprocessors: 512 rows are two full waves; rows that would leave many idle go to the library", (t) => {
   const [width, half] = published["Qwen2.5 3B"];
   const division = divideManyRows({ rows: 512, half, width }, 132)!;
   t.deepEqual([division.grid[0], division.defines.COLUMNS, Math.ceil(half / 168)], [132, 168, 66]);
-  for (const rows of [300, 1025, 5120]) t.is(divideManyRows({ rows, half, width }, 132), undefined, `${rows} rows`);
+  for (const rows of [300, 1025]) t.is(divideManyRows({ rows, half, width }, 132), undefined, `${rows} rows`);
+  for (const rows of [2048, 5120, 8192])
+    t.is(divideManyRows({ rows, half, width }, 132)?.defines.COLUMNS, 128, `${rows} rows`);
 });
 
 test("heads of all sizes: a block's outputs are of one head", (t) => {

@@ -47,12 +47,12 @@ for (const [name, [half, width]] of Object.entries(shapes)) {
     using whole = new Arena();
     // Gates from those that vanish to those that are their own silu, and sums that overflow.
     const [all, norm, ...weights] = whole.run(() => [
-      make(1, [1024, width]),
+      make(1, [2500, width]),
       make(2, [width]),
       make(3, [2 * half, width], 0.05),
       make(3, [2 * half, width], 1),
     ]);
-    for (const rows of [65, 128, 129, 200, 256, 257, 512, 1000, 1024]) {
+    for (const rows of [65, 128, 129, 200, 256, 257, 512, 1000, 1024, 2500]) {
       using arena = new Arena();
       const [x, weight] = [all.slice(0, 0, rows), weights[rows % 2]];
       const expected = await bits(arena.run(() => normSwigluComposed(x, norm, 1e-6, weight)));

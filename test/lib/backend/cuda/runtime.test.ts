@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import test from "ava";
+import { cudaDeviceCount } from "../../../../lib/backend/cuda/device.js";
 import type { Driver } from "../../../../lib/backend/cuda/driver.js";
 import { type Block, DeviceHeap } from "../../../../lib/backend/cuda/heap.js";
 import { type DType, dtypes, hostArray } from "../../../../lib/dtype.js";
@@ -147,10 +148,13 @@ test("heap: a full device refuses, and serves again after a release", (t) => {
 });
 
 /** Runs child.js with these environment variables. */
-function child(mode: string, env: Record<string, string>): Promise<{ code: number | null; out: string; err: string }> {
+function child(
+  mode: string,
+  env: Record<string, string> = {},
+): Promise<{ code: number | null; out: string; err: string }> {
   const path = fileURLToPath(new URL("child.js", import.meta.url));
   return new Promise((resolve) => {
-    const running = spawn(process.execPath, [path, mode], { env: { ...process.env, ...env } });
+    const running = spawn(process.execPath, [path, ...mode.split(" ")], { env: { ...process.env, ...env } });
     let [out, err] = ["", ""];
     running.stdout.on("data", (data) => (out += data));
     running.stderr.on("data", (data) => (err += data));
@@ -210,6 +214,19 @@ cudaTest("a kernel that traps is named: alone with ITPO_CUDA_SYNC=1, else among 
   t.regex(named.out, /CUDA_ERROR_\w+ \(.+\); kernel falls_over\n/, named.err);
   const suspected = await child("trap", { ITPO_CUDA_SYNC: "0" });
   t.regex(suspected.out, /CUDA_ERROR_\w+ .*one of the last kernels: .+, falls_over; run again with ITPO_CUDA_SYNC=1/);
+});
+
+cudaTest("every device trains by itself, with the same result; one that is not there is named", async (t) => {
+  const devices = cudaDeviceCount();
+  const expected = await child("train cuda:0");
+  t.regex(expected.out, /"cuda:0"/, expected.err);
+  for (let i = 1; i < devices; i++) {
+    const { out, err } = await child(`train cuda:${i}`);
+    t.is(out, expected.out.replace("cuda:0", `cuda:${i}`), err);
+  }
+  const missing = await child(`train cuda:${devices}`);
+  t.not(missing.code, 0);
+  t.regex(missing.err, new RegExp(`cuda:${devices} does not exist; there is `));
 });
 
 cudaTest("out of memory says who asks for how much and who holds what, and the device goes on", async (t) => {
