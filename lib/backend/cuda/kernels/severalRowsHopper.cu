@@ -14,6 +14,7 @@
 
 typedef Part<ROWS, ROW_BLOCKS, SHARERS, OUTPUTS, BOXES, HALVES> Own;
 constexpr int THREADS = 160;
+[[maybe_unused]] constexpr int PACE = 18; // bytes of weights a clock: about what the memory gives a multiprocessor
 // Dynamic shared memory: STAGES steps, then what 64 rows of the last step's last box take past its end, and 1024 for alignment.
 extern __shared__ uint4 dynamic_shared[];
 
@@ -29,21 +30,25 @@ __device__ __forceinline__ void several_rows(const TensorMap &w, const TensorMap
   const int steps = Own::steps(width), ahead = min(steps, STAGES);
   const bool brings = threadIdx.x == 128;
   const auto bring_ahead = [&] {
-    for (int step = 0; step < ahead; step++) Own::bring_w(ring, w, halves, step, step);
+    const Pace<PACE> pace;
+#pragma unroll 1
+    for (int step = 0; step < ahead; step++) {
+      pace.wait(step * Own::halves * Own::boxes * Own::half_bytes / ROW_BLOCKS);
+      Own::bring_w(ring, w, halves, step, step);
+    }
   };
 
   let_kernel_after_begin();
-  if (brings) {
-    ring.init(Own::cluster);
-    if (ROW_BLOCKS == 1) bring_ahead();
-  }
+  if (brings) ring.init(Own::cluster);
   __syncwarp();
   cluster_sync(); // all barriers are ready
-  if (ROW_BLOCKS > 1 && brings) bring_ahead();
+  if (brings) bring_ahead();
   wait_for_kernel_before();
+  if (threadIdx.x == 0) // of another warp: the weights may not all be asked for yet
+#pragma unroll 1
+    for (int step = 0; step < ahead; step++) Own::bring_x(ring, x, step, step);
   if (warp == 4) {
     if (brings) {
-      for (int step = 0; step < ahead; step++) Own::bring_x(ring, x, step, step);
       int stage = 0;
       for (int step = STAGES; step < steps; step++) {
         ring.wait_empty(step);
