@@ -202,9 +202,9 @@ let torch: boolean | undefined;
 
 /**
  * Runs `bench/peers/NAME.py` with a JSON argument and prints its rows as they come, one JSON array a line, below ours.
- * Says so and goes on where Python has no torch.
+ * Says so and goes on where Python has no torch, or where the script takes more than `limit` seconds: compilers may.
  */
-export async function runPeer(name: string, spec: unknown, roof: Roof | undefined): Promise<Row[]> {
+export async function runPeer(name: string, spec: unknown, roof: Roof | undefined, limit?: number): Promise<Row[]> {
   torch ??= spawnSync(python, ["-c", "import torch; assert torch.cuda.is_available()"]).status === 0;
   if (!torch) {
     console.log(`peer ${name}: skipped, ${python} has no torch with a GPU`);
@@ -216,19 +216,30 @@ export async function runPeer(name: string, spec: unknown, roof: Roof | undefine
     env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1" },
   });
   const ended = once(peer, "close");
+  const lines = createInterface({ input: peer.stdout });
+  const late = () => {
+    peer.kill("SIGKILL");
+    lines.close();
+    // A compiler's workers may hold these open a while longer.
+    for (const stream of [peer.stdout, peer.stderr]) stream.destroy();
+  };
+  const timer = limit === undefined ? undefined : setTimeout(late, 1000 * limit);
   let complaints = "";
   peer.stderr.setEncoding("utf8").on("data", (text: string) => {
     complaints = (complaints + text).slice(-10_000);
   });
   const rows: Row[] = [];
-  for await (const line of createInterface({ input: peer.stdout })) {
+  for await (const line of lines) {
     if (!line.startsWith("[")) continue;
     const more = JSON.parse(line) as Row[];
     printRows(more, roof);
     rows.push(...more);
   }
   const [status] = await ended;
-  if (status !== 0) console.log(`peer ${name}: ended with ${status}\n${complaints.split("\n").slice(-6).join("\n")}`);
+  clearTimeout(timer);
+  if (status === null) console.log(`peer ${name}: no end after ${limit} s`);
+  else if (status !== 0)
+    console.log(`peer ${name}: ended with ${status}\n${complaints.split("\n").slice(-6).join("\n")}`);
   return rows;
 }
 

@@ -5,16 +5,16 @@
  * forward pass; recompute is not counted.
  *
  *     npm run bench -- train [--model 0.5b|1.5b|3b|7b] [--tokens N] [--sequences N] [--recompute] [--repeats N]
- *         [--no-optimizer] [--no-peers] [--compile] [--device cpu --model tiny]
+ *         [--no-optimizer] [--no-peers] [--compile] [--limit 300] [--device cpu --model tiny]
  *
- * `--tokens` are those of all `--sequences` (default 1) together. `--compile` runs the peer under torch.compile too. Loss
- * and gradient norm are compared with the peer's on the same weights and ids.
+ * `--tokens` are those of all `--sequences` (default 1) together. `--compile` runs the peer under torch.compile too, `--limit`
+ * is the most seconds that it has in all. Loss and gradient norm are compared with the peer's on the same weights and ids.
  */
 import { AdamW, Arena, clipScale, gradNorm, noGrad, type Tensor, tensor, zeroGrad } from "../lib/index.js";
 import { countParameters, pack, Qwen } from "../models/index.js";
 import { openBench, printRows, type Row, randomParameters, runPeer, SALT, time, timeAsync, tokenIds } from "./gpu.js";
 
-const bench = await openBench({ tokens: 5120 }, ["sequences=", "recompute", "no-optimizer", "compile"]);
+const bench = await openBench({ tokens: 5120 }, ["sequences=", "recompute", "no-optimizer", "compile", "limit="]);
 const { backend, cuda, config, tokens, flags } = bench;
 const sequences = Number(flags.sequences ?? 1);
 const length = Math.floor(tokens / sequences);
@@ -104,7 +104,12 @@ if (bench.peers) {
     ...{ heads, kvHeads: config.kvHeads, headDim, tied: config.tieWordEmbeddings, salt: SALT, sequences, length },
     ...{ repeats: bench.repeats, recompute: model.recompute, compile: flags.compile === true },
   };
-  for (const { label, loss, norm: peerNorm } of (await runPeer("train", spec, bench.roof)) as (Row & {
+  for (const { label, loss, norm: peerNorm } of (await runPeer(
+    "train",
+    spec,
+    bench.roof,
+    Number(flags.limit ?? 300),
+  )) as (Row & {
     loss?: number;
     norm?: number;
   })[]) {
