@@ -3,13 +3,13 @@
  * Prints the bytes in live tensors, which must not change, and what the process gains per step, sampled after forced
  * collections and after the C library (glibc) has given back what it holds of freed memory.
  *
- *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded --compact-on-every-full-gc dist/bench/leak.js [STEPS] [every=90] [hold] [key.path=value…]
+ *     MALLOC_ARENA_MAX=1 node --expose-gc --single-threaded --compact-on-every-full-gc dist/bench/leak.js [STEPS] [every=90] [hold] [points] [key.path=value…]
  *
  * Without the flags the figure is noise: V8's compiling threads have arenas that come and go by megabytes, and pages that
  * it keeps half empty do too. Part of `rss` is `code`, what V8 compiled, of which there is more until the last function
  * that steps call has been compiled; `native` is `rss` without V8's heap. With `hold` V8 compiles nothing more from the
  * first sample on, with node's `--no-opt` it makes no optimized code and with `--jitless` no code at all (slow), which
- * leaves what the program itself keeps.
+ * leaves what the program itself keeps. `points` prints every sample.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -79,11 +79,19 @@ for (let step = 1; step <= steps; step++) {
 metrics.close();
 await rm(folder, { recursive: true });
 
+const column = (at: number, j: number) => samples[(kinds.length + 1) * at + j];
+const inMiB = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
+if (args.includes("points")) {
+  console.log(["step", ...kinds].map((name) => name.padStart(13)).join(""));
+  for (let at = 0; at < taken; at++) {
+    const row = [String(column(at, 0)), ...kinds.map((_, i) => inMiB(column(at, i + 1)))];
+    console.log(row.map((text) => text.padStart(13)).join(""));
+  }
+}
 for (const [i, kind] of kinds.entries()) {
-  const column = (at: number, j: number) => samples[(kinds.length + 1) * at + j];
   const points = Array.from({ length: taken }, (_, at) => [column(at, 0), column(at, i + 1)] as const);
   const { slope, error } = fitLine(points);
-  const size = (points.at(-1)![1] / 2 ** 20).toFixed(1);
+  const size = inMiB(points.at(-1)![1]);
   console.log(
     `${kind}: ${slope.toFixed(0)} ± ${error.toFixed(0)} bytes a step from step ${FROM} on, ${size} MiB at the end`,
   );
