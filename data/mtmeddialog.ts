@@ -71,7 +71,11 @@ export async function readMedicalCases(path: string): Promise<{ cases: MedicalCa
   let repeatedRole = 0;
   let unlabelled = 0;
 
-  for await (const data of checkedRows(path, rowSchema, "Choose a file of MTMedDialog.")) {
+  for await (const data of checkedRows(
+    path,
+    rowSchema,
+    "Choose a file of MTMedDialog as it was published, not one that itpo data prepare wrote.",
+  )) {
     read++;
     const reason = whyUnusable(data);
     if (reason) {

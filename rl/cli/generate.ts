@@ -35,8 +35,9 @@ export async function generateCommand(options: GenerateOptions): Promise<void> {
   if (sources.length !== 1) throw new InputError("give one of --prompt, --message and --input");
   if ((input === undefined) !== (output === undefined)) throw new InputError("give --input and --output together");
   if (resume && input === undefined) throw new InputError("--resume is for --input and --output");
-  if (system !== undefined && input !== undefined)
-    throw new InputError("--system is for --message; give it in the lines");
+  if (system !== undefined && message === undefined) {
+    throw new InputError(`--system is for --message; ${input === undefined ? "leave it out" : "give it in the lines"}`);
+  }
   const settings: Settings = {
     maxTokens: optionalNumber("--max-tokens", options.maxTokens, { least: 1 }),
     temperature: numberOption("--temperature", options.temperature, { least: 0, whole: false }),
@@ -73,11 +74,11 @@ async function generateOne(options: GenerateOptions, settings: Settings): Promis
 async function generateBatch(options: GenerateOptions, settings: Settings): Promise<void> {
   const { input, output, resume = false } = options;
   const maxBatch = numberOption("--max-batch", options.maxBatch, { least: 1, most: 4096 });
-  const plan = await planBatch({ input: input!, output: output!, resume });
+  const { maxTokens, temperature, seed } = settings;
+  const plan = await planBatch({ input: input!, output: output!, resume, seed });
   const { backend, model, tokenizer } = await openModel(options);
   const engine = new Engine({ model, tokenizer, maxBatch });
-  const { maxTokens, temperature, seed } = settings;
-  const failed = await runBatch(engine, plan, { sampling: { temperature }, maxTokens, seed });
+  const failed = await runBatch(engine, plan, { sampling: { temperature }, maxTokens });
   engine.dispose();
   backend.close();
   if (failed === 0) return;

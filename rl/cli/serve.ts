@@ -25,7 +25,7 @@ export async function serveCommand(
   const maxBatch = numberOption("--max-batch", options.maxBatch, { least: 1, most: 4096 });
   const maxQueue = numberOption("--max-queue", options.maxQueue, { least: 0, most: 65536 });
   const maxTokens = numberOption("--max-tokens", options.maxTokens, { least: 1 });
-  const maxSeconds = optionalNumber("--max-seconds", options.maxSeconds, { least: 0, whole: false });
+  const maxSeconds = optionalNumber("--max-seconds", options.maxSeconds, { least: 0.001, whole: false });
   const context = optionalNumber("--context", options.context, { least: 2 });
   const cacheGiB = numberOption("--cache", options.cache, { least: 0, whole: false });
   checkExposure(host, apiKey);

@@ -11,6 +11,8 @@ export interface BatchFiles {
   readonly output: string;
   /** Whether lines that the output has already are left out, instead of the output having to be new. */
   readonly resume: boolean;
+  /** The root of the lines' seeds. */
+  readonly seed: number;
 }
 
 /** What is to be done, and what was done before. */
@@ -25,6 +27,30 @@ export interface BatchPlan extends BatchFiles {
   readonly lastLine: number;
 }
 
+/** The seed of a line that gives none. */
+function seedOf(line: number, root: number): number {
+  return randomStream(root, line).int(2 ** 32);
+}
+
+function givesSeed(text: string): boolean {
+  try {
+    return JSON.parse(text).seed !== undefined;
+  } catch {
+    // The input is another than the records were made of; its line will say what is wrong with it.
+    return true;
+  }
+}
+
+/** Whether a record of a line that gives no seed has another than the line would get. */
+async function isOfAnotherSeed(records: readonly LineRecord[], { input, seed }: BatchFiles): Promise<boolean> {
+  const drawn = new Map(records.flatMap((record) => ("seed" in record ? [[record.line, record.seed]] : [])));
+  for await (const { number, text } of inputLines(input)) {
+    const recorded = drawn.get(number);
+    if (recorded !== undefined && !givesSeed(text)) return recorded !== seedOf(number, seed);
+  }
+  return false;
+}
+
 /** @throws InputError where the input cannot be read, or the output is there and not to be gone on with. */
 export async function planBatch(files: BatchFiles): Promise<BatchPlan> {
   const { input, output, resume } = files;
@@ -36,6 +62,9 @@ export async function planBatch(files: BatchFiles): Promise<BatchPlan> {
   const lastLine = records.at(-1)?.line ?? 0;
   if (!Number.isInteger(lastLine) || records.length > total) {
     throw new InputError(`${output}: is no output of ${input}; give another, or none of --resume`);
+  }
+  if (await isOfAnotherSeed(records, files)) {
+    throw new InputError(`${output}: was begun with another --seed; give that one, or another --output`);
   }
   return {
     ...files,
@@ -54,7 +83,7 @@ export async function planBatch(files: BatchFiles): Promise<BatchPlan> {
 export async function runBatch(
   engine: Engine,
   plan: BatchPlan,
-  { seed, stream, ...defaults }: LineDefaults & { readonly seed: number; readonly stream?: LiveStream },
+  { stream, ...defaults }: LineDefaults & { readonly stream?: LiveStream },
 ): Promise<number> {
   const output = openOutput(plan.output);
   const progress = openLiveLine({ steps: plan.total, done: plan.done, stream });
@@ -78,8 +107,8 @@ export async function runBatch(
   async function work(): Promise<void> {
     for (let next = await lines.next(); !next.done; next = await lines.next()) {
       const { place, line } = next.value;
-      const lineSeed = randomStream(seed, line.number).int(2 ** 32);
-      write(place, await answerLine(engine, line.text, { line: line.number, seed: lineSeed, ...defaults }));
+      const seed = seedOf(line.number, plan.seed);
+      write(place, await answerLine(engine, line.text, { line: line.number, seed, ...defaults }));
     }
   }
 
@@ -102,6 +131,8 @@ function openOutput(path: string): ReturnType<typeof openJsonLines> {
   try {
     return openJsonLines(path);
   } catch (error) {
-    throw new InputError(`${path}: cannot be written (${(error as NodeJS.ErrnoException).code})`);
+    throw new InputError(
+      `${path}: cannot be written (${(error as NodeJS.ErrnoException).code}); give a file in a folder that is there`,
+    );
   }
 }

@@ -66,6 +66,7 @@ const mistakes: Record<string, readonly [options: Partial<Parameters<typeof gene
   "an input that is a folder": [{ input: ".", output: "b" }, /\.: is no file/],
   "resume of one prompt": [{ prompt: "a", resume: true }, /--resume is for --input and --output/],
   "a system message for all lines": [{ input: "a", output: "b", system: "c" }, /--system is for --message/],
+  "a system message for a prompt": [{ prompt: "a", system: "b" }, /--system is for --message; leave it out/],
 };
 for (const [what, [options, message]] of Object.entries(mistakes)) {
   test(`${what}: a mistake in what was given`, async (t) => {

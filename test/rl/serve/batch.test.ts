@@ -7,7 +7,8 @@ import { temporaryFolder } from "../../temporary.js";
 import { babblingEngine } from "./support.js";
 
 const quiet = { write: () => true };
-const settings = { sampling: { temperature: 1 }, maxTokens: 8, seed: 5, stream: quiet };
+const settings = { sampling: { temperature: 1 }, maxTokens: 8, stream: quiet };
+const SEED = 5;
 
 interface Files {
   readonly input: string;
@@ -27,8 +28,8 @@ function files(t: ExecutionContext, lines: readonly unknown[]): Files {
   return { input, output, records };
 }
 
-const run = async (t: ExecutionContext, { input, output }: Files, { resume = false, maxBatch = 4 } = {}) =>
-  runBatch(await babblingEngine(t, { maxBatch }), await planBatch({ input, output, resume }), settings);
+const run = async (t: ExecutionContext, { input, output }: Files, { resume = false, maxBatch = 4, seed = SEED } = {}) =>
+  runBatch(await babblingEngine(t, { maxBatch }), await planBatch({ input, output, resume, seed }), settings);
 
 test("records come in the order of the input, whatever takes how long", async (t) => {
   const lines = Array.from({ length: 20 }, (_, i) => ({
@@ -130,6 +131,18 @@ test("an output of another input is not gone on with", async (t) => {
   await t.throwsAsync(run(t, batch, { resume: true }), { name: "InputError", message: /is no output of/ });
 });
 
+test("what was begun with one seed is not gone on with another; lines that give their own do not mind", async (t) => {
+  const batch = files(t, ["{", { prompt: "a", seed: 3 }, { prompt: "b" }]);
+  await run(t, batch);
+  const text = readFileSync(batch.output, "utf8");
+  await t.throwsAsync(run(t, batch, { resume: true, seed: 6 }), { name: "InputError", message: /another --seed/ });
+  t.is(readFileSync(batch.output, "utf8"), text);
+  t.is(await run(t, batch, { resume: true }), 1);
+  const own = files(t, [{ prompt: "a", seed: 3 }]);
+  await run(t, own);
+  t.is(await run(t, own, { resume: true, seed: 6 }), 0);
+});
+
 test("an input that is not there leaves no output", async (t) => {
   const batch = { ...files(t, []), input: "nowhere.jsonl" };
   await t.throwsAsync(run(t, batch), { name: "InputError", message: /nowhere\.jsonl: cannot be read/ });
@@ -145,7 +158,7 @@ test("no more lines are in flight than the batch holds", async (t) => {
     return draw(request).finally(() => open--);
   };
   const batch = files(t, Array(12).fill({ prompt: "a" }));
-  await runBatch(engine, await planBatch({ ...batch, resume: false }), settings);
+  await runBatch(engine, await planBatch({ ...batch, resume: false, seed: SEED }), settings);
   t.is(most, 3);
 });
 
@@ -154,6 +167,6 @@ test("on a terminal a live line says how far it is", async (t) => {
   let shown = "";
   const stream = { isTTY: true, columns: 80, write: (text: string) => (shown += text) };
   const batch = files(t, Array(3).fill({ prompt: "a" }));
-  await runBatch(engine, await planBatch({ ...batch, resume: false }), { ...settings, stream });
+  await runBatch(engine, await planBatch({ ...batch, resume: false, seed: SEED }), { ...settings, stream });
   t.regex(shown, /\rline 3\/3 {2}[\d,]+ tok\/s {2}0:00 left/);
 });
