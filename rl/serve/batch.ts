@@ -44,6 +44,7 @@ function givesSeed(text: string): boolean {
 /** Whether a record of a line that gives no seed has another than the line would get. */
 async function isOfAnotherSeed(records: readonly LineRecord[], { input, seed }: BatchFiles): Promise<boolean> {
   const drawn = new Map(records.flatMap((record) => ("seed" in record ? [[record.line, record.seed]] : [])));
+  if (drawn.size === 0) return false;
   for await (const { number, text } of inputLines(input)) {
     const recorded = drawn.get(number);
     if (recorded !== undefined && !givesSeed(text)) return recorded !== seedOf(number, seed);

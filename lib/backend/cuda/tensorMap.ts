@@ -19,24 +19,27 @@ export interface TiledMatrix {
 }
 
 const MAP_BYTES = 128;
+/** Maps that may be in use at once: a launch copies its own. */
+const SLOTS = 16;
 // CUtensorMapDataType, …L2promotion, and …swizzle by the columns of the box
 const [BFLOAT16, PROMOTE_256B] = [9, 3];
 const swizzles = { 16: 1, 32: 2, 64: 3 };
 
-/** Where the driver writes a map. */
-let place: Uint8Array | undefined;
+const slots: Uint8Array[] = [];
+let next = 0;
 
-/** The CUtensorMap of a row-major matrix. Rows and columns outside the matrix read as zeros. */
+/** The CUtensorMap of a row-major matrix, for the next launch. Rows and columns outside the matrix read as zeros. */
 export function tensorMap(driver: Driver, matrix: TiledMatrix): Uint8Array {
   const { address, rows, columns, pitch = columns, boxRows, boxColumns, boxes } = matrix;
-  if (!place) {
-    // The driver wants it at a multiple of 64 bytes.
-    const start = Math.ceil(Number(koffi.alloc("uint8_t", MAP_BYTES + 64)) / 64) * 64;
-    place = new Uint8Array(koffi.view(start, MAP_BYTES));
+  if (slots.length === 0) {
+    // The driver wants each at a multiple of 64 bytes.
+    const start = Math.ceil(Number(koffi.alloc("uint8_t", MAP_BYTES * SLOTS + 64)) / 64) * 64;
+    for (let i = 0; i < SLOTS; i++) slots.push(new Uint8Array(koffi.view(start + i * MAP_BYTES, MAP_BYTES)));
   }
+  const map = slots[next++ % SLOTS];
   const across = boxes ? [boxColumns, rows, columns / boxColumns] : [columns, rows];
   driver.tensorMapEncodeTiled(
-    place,
+    map,
     BFLOAT16,
     across.length,
     address,
@@ -49,5 +52,5 @@ export function tensorMap(driver: Driver, matrix: TiledMatrix): Uint8Array {
     PROMOTE_256B,
     0,
   );
-  return place.slice();
+  return map;
 }

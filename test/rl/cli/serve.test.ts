@@ -59,11 +59,15 @@ const given = {
   ...{ model: "nowhere", device: "cpu", dtype: "f32", host: "127.0.0.1", port: "0" },
   ...{ maxBatch: "4", maxQueue: "4", maxTokens: "8", cache: "1" },
 };
-const mistakes: Record<string, readonly [options: Partial<typeof given> & { apiKey?: string }, message: RegExp]> = {
+const mistakes: Record<
+  string,
+  readonly [options: Partial<typeof given> & { apiKey?: string; maxSeconds?: string }, message: RegExp]
+> = {
   "an empty key": [{ apiKey: "" }, /the API key is empty/],
   "a port that is none": [{ port: "70000" }, /--port is '70000'; give a whole number from 0 to 65535/],
   "no batch": [{ maxBatch: "0" }, /--max-batch is '0'/],
   "a cache of less than nothing": [{ cache: "-1" }, /--cache is '-1'; give a number of at least 0/],
+  "no time for an answer": [{ maxSeconds: "0" }, /--max-seconds is '0'; give a number of at least 0\.001/],
   "a folder that is not there": [{}, /nowhere: no such folder/],
 };
 for (const [what, [options, message]] of Object.entries(mistakes)) {

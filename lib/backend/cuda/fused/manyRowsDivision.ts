@@ -15,7 +15,7 @@ const MOST_STAGES = 8;
 const GROUP = 8;
 /**
  * Columns of many bands of rows, beside those that suit two: a kernel compiled for each number of rows would be worth less. Gate and up
- * of so many take one instruction, and with the power that saves the device runs faster: it is best for all of more rows than these.
+ * of so many take one instruction; measured, they are best for all of more rows than these.
  */
 const COMMON_COLUMNS = 128;
 const MOST_SUITED = 1024;

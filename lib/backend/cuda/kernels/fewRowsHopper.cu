@@ -28,7 +28,7 @@
 constexpr int ROWS = 8, BOX = 64, BOX_ROW = BOX * 2, HALVES = NORM ? 2 : 1, OUTPUTS = 16 * TILES / HALVES; // of a half
 constexpr int WARPGROUPS = (OUTPUTS + 63) / 64, THREADS = 128 * WARPGROUPS + 32;
 constexpr int HALF_BYTES = OUTPUTS * BOX_ROW, W_BYTES = HALVES * HALF_BYTES, X_BYTES = ROWS * BOX_ROW;
-[[maybe_unused]] constexpr int PACE = 30; // bytes of weights a clock: more than the memory gives a multiprocessor (19), which has little else to do
+[[maybe_unused]] constexpr int PACE = 24; // bytes of weights a clock, as measured best; the memory gives a multiprocessor about 19
 [[maybe_unused]] constexpr int STAGE_BYTES = BOXES * (W_BYTES + (NORM ? 0 : X_BYTES));
 // Dynamic shared memory: STAGES * STAGE_BYTES, then what is more of ROWS * width * 2 with NORM and of what 64 WARPGROUPS rows of the last
 // stage's last half take past its end, and 1024 for alignment.
@@ -134,7 +134,7 @@ __device__ __forceinline__ void few_rows(const Input &in, const TensorMap &w_map
   Part weight;
   if (NORM) load_part(weight, in.norm, in.width);
   wait_for_kernel_before();
-  if (threadIdx.x == 0) // of another warp: the weights may not all be asked for yet
+  if (threadIdx.x == 0) // not the one that brings weights, which may be held back
 #pragma unroll 1
     for (int step = 0; step < ahead; step++) bring_x(step, step);
   const bool ends = 16 * warp < OUTPUTS; // else nothing comes of what this warp multiplies

@@ -2,17 +2,15 @@
 #pragma once
 #include "common.cuh"
 
-// 1/(1 + e^-x), to 2 units in the last place. Without a division's branches, which keep a thread's many outputs from overlapping; below -80,
-// where it is less than 2e-35, it stops getting smaller.
-__device__ __forceinline__ float logistic(float x) {
-  const float below = __fadd_rn(1.0f, expf(fminf(-x, 80.0f)));
+// silu(gate)·up, to 2 units in the last place. Without a division's branches, which keep a thread's many outputs from overlapping; below
+// -80, where silu is less than 2e-33, it stops getting smaller.
+__device__ __forceinline__ float gated(float gate, float up) {
+  const float below = __fadd_rn(1.0f, expf(fminf(-gate, 80.0f)));
   float inverse;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(below));
-  return __fmaf_rn(__fmaf_rn(-below, inverse, 1.0f), inverse, inverse);
+  inverse = __fmaf_rn(__fmaf_rn(-below, inverse, 1.0f), inverse, inverse);
+  return __fmul_rn(__fmul_rn(gate, inverse), up);
 }
-
-// silu(gate)·up
-__device__ __forceinline__ float gated(float gate, float up) { return __fmul_rn(__fmul_rn(gate, logistic(gate)), up); }
 
 // The pair (p, q) turned by the angle with this cosine and sine.
 __device__ __forceinline__ void rotate(float &p, float &q, float cosine, float sine) {

@@ -14,7 +14,7 @@
 
 typedef Part<ROWS, ROW_BLOCKS, SHARERS, OUTPUTS, BOXES, HALVES> Own;
 constexpr int THREADS = 160;
-[[maybe_unused]] constexpr int PACE = 18; // bytes of weights a clock: about what the memory gives a multiprocessor
+[[maybe_unused]] constexpr int PACE = 18; // bytes of weights a clock, as measured best; the memory gives a multiprocessor about 19
 // Dynamic shared memory: STAGES steps, then what 64 rows of the last step's last box take past its end, and 1024 for alignment.
 extern __shared__ uint4 dynamic_shared[];
 
@@ -44,7 +44,7 @@ __device__ __forceinline__ void several_rows(const TensorMap &w, const TensorMap
   cluster_sync(); // all barriers are ready
   if (brings) bring_ahead();
   wait_for_kernel_before();
-  if (threadIdx.x == 0) // of another warp: the weights may not all be asked for yet
+  if (threadIdx.x == 0) // not the one that brings weights, which may be held back
 #pragma unroll 1
     for (int step = 0; step < ahead; step++) Own::bring_x(ring, x, step, step);
   if (warp == 4) {

@@ -37,8 +37,8 @@ extern "C" __global__ void __launch_bounds__(256) swiglu_backward(const T *dy, c
     Packed dg, dup;
 #pragma unroll
     for (int j = 0; j < VEC; j++) {
-      const float a = to_float(g.at[j]), gradient = to_float(d.at[j]);
-      const float s = logistic(a);
+      float a = to_float(g.at[j]), gradient = to_float(d.at[j]);
+      float s = 1 / (1 + expf(-a));
       dg.at[j] = from_float<T>(gradient * to_float(up.at[j]) * s * (1 + a * (1 - s)));
       dup.at[j] = from_float<T>(gradient * a * s);
     }
